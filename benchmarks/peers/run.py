@@ -1,0 +1,158 @@
+"""Run the same workloads in ZenRay and in each peer framework, and print the times and their ratios.
+
+Each peer has a virtual environment of its own under `.venv-peers/`, made on demand. Each workload is a whole process
+with a fresh home, telemetry off and no network. `ms/step` and `frame` are measured around the steps inside that
+process, after a warm-up; `cached` and the second table are the whole process.
+
+    python benchmarks/peers/run.py [--only zenml,prefect] [--workloads chain,cached] [--json FILE]
+    python benchmarks/peers/run.py --edits [--edits-limit N]
+
+Runs in: the harness.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from environments import PEERS, ROOT, Peer, PeerError, prepare, run_process
+from workloads import STEPS
+
+COLUMNS = {"chain": "chain ms/step", "fan_out": "fan-out ms/step", "cached": "cached run s", "frame": "frame s"}
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One workload in one peer: the seconds of the steps and of the process, or why there are none."""
+
+    peer: str
+    workload: str
+    steps_s: float | None = None
+    process_s: float | None = None
+    why_not: str = ""
+
+    @property
+    def value(self) -> float | None:
+        if self.workload in ("chain", "fan_out"):
+            return self.steps_s and self.steps_s * 1000 / STEPS[self.workload]
+        return self.process_s if self.workload == "cached" else self.steps_s
+
+
+def measure(peer: Peer, workload: str, repeat: int) -> Result:
+    """Return the best of `repeat` runs of a workload, each in a home of its own."""
+    results = [_measure_once(peer, workload) for _ in range(repeat)]
+    good = [result for result in results if result.value is not None]
+    return min(good, key=lambda result: result.value or 0.0, default=results[-1])
+
+
+def _measure_once(peer: Peer, workload: str) -> Result:
+    home = Path(tempfile.mkdtemp(prefix="peer-"))
+    trace, answer = home / "trace", home / "result.json"
+    try:
+        for _ in range(2 if workload == "cached" else 1):
+            trace.write_text("")
+            arguments = [str(peer.adapter), workload, str(answer)]
+            settings = {"PEERS_TRACE": str(trace)}
+            process_s = run_process(peer, arguments, home=home, timeout_s=TIMEOUT_S, settings=settings)
+        found = json.loads(answer.read_text())
+        if "unsupported" in found:
+            return Result(peer.name, workload, why_not=found["unsupported"])
+        if steps_run := len(trace.read_text().splitlines()):
+            return Result(peer.name, workload, why_not=f"{steps_run} of {STEPS[workload]} steps ran again")
+        return Result(peer.name, workload, found["steps_s"], process_s - found["check_s"])
+    except PeerError as exc:
+        return Result(peer.name, workload, why_not=str(exc))
+    finally:
+        if peer.after:
+            _end_services(peer, home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _end_services(peer: Peer, home: Path) -> None:
+    """End what the tool keeps running between processes; a failure means that there is nothing to end."""
+    try:
+        run_process(peer, ["-m", peer.distribution, *peer.after], home=home, timeout_s=60)
+    except PeerError as exc:
+        print(f"{peer.name} {' '.join(peer.after)}: {exc}", file=sys.stderr)
+
+
+def table(title: str, results: Sequence[Result], versions: dict[str, str], value: Callable[[Result], float | None]) -> str:
+    """Return a table with a row for each peer; `(x)` after a number is its ratio to the first row that has one."""
+    peers = list(dict.fromkeys(result.peer for result in results))
+    workloads = list(dict.fromkeys(result.workload for result in results))
+    cells = {(result.peer, result.workload): value(result) for result in results}
+    base = {w: next((cells[p, w] for p in sorted(peers, key=_base_order) if cells[p, w]), None) for w in workloads}
+    lines = [title, f"{'tool':<20}" + "".join(f"{COLUMNS[workload]:>24}" for workload in workloads)]
+    for peer in peers:
+        row = "".join(f"{_cell(cells[peer, workload], base[workload]):>24}" for workload in workloads)
+        lines.append(f"{f'{peer} {versions[peer]}':<20}{row}")
+    return "\n".join(lines)
+
+
+def _base_order(peer: str) -> int:
+    return ["zenray", "ray"].index(peer) if peer in ("zenray", "ray") else 2
+
+
+def _cell(value: float | None, base: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f} ({value / base:.1f}x)" if base else f"{value:.2f}"
+
+
+def footnotes(results: Sequence[Result]) -> list[str]:
+    return [f"- {r.peer}, {r.workload}: {r.why_not}" for r in results if r.why_not]
+
+
+def main() -> int:
+    options = _options()
+    versions: dict[str, str] = {}
+    results: list[Result] = []
+    for name in options.only:
+        try:
+            versions[name] = prepare(PEERS[name])
+        except PeerError as exc:
+            print(f"{name}: can't be installed here: {exc}", file=sys.stderr)
+            continue
+        for workload in options.workloads:
+            result = measure(PEERS[name], workload, options.repeat)
+            results.append(result)
+            print(f"{name} {workload}: {result.why_not or _cell(result.value, None)}", file=sys.stderr, flush=True)
+    print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, best of {options.repeat}")
+    print(table("Steps", results, versions, lambda result: result.value))
+    print(table("\nWhole process, s", results, versions, lambda result: result.process_s))
+    print("\n".join(footnotes(results)))
+    if options.json:
+        found = {"versions": versions, "cores": os.cpu_count(), "results": [asdict(result) for result in results]}
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare ZenRay with its peers.")
+    names = [name for name, peer in PEERS.items() if peer.adapter.exists()]
+    parser.add_argument("--only", type=_one_of(names), default=names, metavar="NAME,...", help=", ".join(names))
+    parser.add_argument("--workloads", type=_one_of(list(STEPS)), default=list(STEPS), help=", ".join(STEPS))
+    parser.add_argument("--repeat", type=int, default=1, help="best of so many runs of each workload")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    return parser.parse_args()
+
+
+def _one_of(known: list[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"no such name: {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

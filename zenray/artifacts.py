@@ -1,0 +1,305 @@
+"""Saves values as artifacts and loads them: materializer on one side, store on the other.
+
+Runs in: anywhere.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from zenray.errors import CorruptedObjectError, MaterializerError, StoreError, ZenRayError
+from zenray.hashing import digest_bytes
+from zenray.materializer import find, load_class, load_materializer, registry, type_name
+from zenray.model import Json, Manifest, StoredFile, artifact_digest
+from zenray.store import ObjectWriter, Store, manifest_name
+
+INLINE_BYTES = 4096  # a file up to this size lives in its manifest: one write instead of two
+PICKLE = "zenray_materializers.pickled:PickleMaterializer"
+
+
+def save(
+    value: Any, store: Store, *, table: Mapping[str, str], allow_pickle: bool = False, producer: str = ""
+) -> Manifest:
+    """Write a value and its manifest to the store and return the manifest.
+
+    Hashed once, as it is written. Idempotent: an equal value gives the same artifact, stored once.
+    Raises MaterializerError where no materializer fits and StoreError where the store cannot take it.
+    """
+    cls = type(value)
+    path = find(cls, table)
+    if path is None:
+        if not allow_pickle:
+            raise MaterializerError(no_materializer(cls))
+        path = PICKLE
+    materializer = load_materializer(path)
+    writer = Writer(store)
+    try:
+        metadata = dict(materializer.save(value, writer) or {})
+        files = writer.finish()
+    except ZenRayError:
+        raise
+    except Exception as exc:
+        raise MaterializerError(
+            f"{path} cannot save a value of type {type_name(cls)!r}: {type(exc).__name__}: {exc}"
+        ) from exc
+    finally:
+        writer.abort()
+    name = type_name(cls)
+    manifest = Manifest(
+        type_name=name,
+        materializer=path,
+        format_version=materializer.format_version,
+        files=files,
+        metadata=metadata,
+        digest=artifact_digest(name, path, materializer.format_version, files, metadata),
+        is_pickle=materializer.is_pickle,
+        preview=_preview(materializer.preview, value),
+        producer=producer,
+    )
+    _put_manifest(manifest, store)
+    return manifest
+
+
+def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any:
+    """Return an artifact's value; arrays and tables on a local store are memory-mapped and read-only.
+
+    Raises MaterializerError for a pickle that was not asked for, and where the format is newer than the code.
+    """
+    if manifest.is_pickle and not allow_pickle:
+        raise MaterializerError(
+            f"artifact {manifest.digest[:12]} of type {manifest.type_name!r} is a pickle, and loading a pickle runs code; "
+            "where you trust its origin, load it with allow_pickle=True"
+        )
+    materializer = load_materializer(manifest.materializer)
+    if manifest.format_version > materializer.format_version:
+        raise MaterializerError(
+            f"artifact {manifest.digest[:12]} has format {manifest.format_version} of {manifest.materializer}, "
+            f"and this version reads up to {materializer.format_version}; upgrade the package that provides it"
+        )
+    cls = object if manifest.is_pickle else load_class(manifest.type_name)
+    try:
+        return materializer.load(Reader(manifest.files, store), cls, manifest.metadata)
+    except ZenRayError:
+        raise
+    except Exception as exc:
+        raise MaterializerError(
+            f"{manifest.materializer} cannot load artifact {manifest.digest[:12]} of type {manifest.type_name!r}: "
+            f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` tells whether its bytes are whole"
+        ) from exc
+
+
+def exists(manifest: Manifest, store: Store) -> bool:
+    """Say whether every byte an artifact needs is in the store, by size; reads none of them."""
+    return all(f.data is not None or store.has(f.digest, f.size_bytes) for f in manifest.files)
+
+
+def verify(manifest: Manifest, store: Store) -> None:
+    """Read every file and compare its digest; raises CorruptedObjectError that names the first that differs."""
+    for file in manifest.files:
+        if file.data is not None:
+            actual = digest_bytes(file.data)
+        else:
+            if not store.has(file.digest, file.size_bytes):
+                raise CorruptedObjectError(
+                    f"artifact {manifest.digest[:12]}: file {file.name!r} ({file.size_bytes} bytes) is missing or has "
+                    f"another size in {store.uri}; running its step again writes it anew"
+                )
+            actual = digest_bytes(store.buffer(file.digest))
+        if actual != file.digest:
+            raise CorruptedObjectError(
+                f"artifact {manifest.digest[:12]}: file {file.name!r} has digest {actual[:12]}, expected "
+                f"{file.digest[:12]}, in {store.uri}; the bytes have changed since they were written"
+            )
+    expected = artifact_digest(
+        manifest.type_name, manifest.materializer, manifest.format_version, manifest.files, manifest.metadata
+    )
+    if expected != manifest.digest:
+        raise CorruptedObjectError(f"artifact {manifest.digest[:12]}: its manifest has changed since it was written")
+
+
+def read_manifest(digest: str, store: Store) -> Manifest | None:
+    """Return the manifest of an artifact from the store itself, or None."""
+    raw = store.get_named(manifest_name(digest))
+    if raw is None:
+        return None
+    try:
+        return Manifest.from_json(json.loads(raw))
+    except (ValueError, KeyError, TypeError) as exc:
+        raise CorruptedObjectError(f"the manifest of artifact {digest[:12]} in {store.uri} is not readable: {exc}") from exc
+
+
+def no_materializer(cls: type) -> str:
+    """Say that a type cannot be stored, what comes near, and the two ways out."""
+    name = type_name(cls)
+    short = cls.__name__
+    return f"""no materializer is registered for type {name!r} ({registry.near(cls)}).
+Either write one, in a file of the repository's materializers/ folder:
+
+    from zenray import Materializer
+
+    class {short}Materializer(Materializer):
+        types = ({name!r},)
+
+        def save(self, value, writer):
+            writer.put("data", ...)              # bytes that describe the value
+
+        def load(self, reader, cls, metadata):
+            return cls(...)                      # from reader.read("data")
+
+or opt in to pickle for this step, which ties the artifact to this code and these versions: @step(allow_pickle=True)"""
+
+
+def _put_manifest(manifest: Manifest, store: Store) -> None:
+    name = manifest_name(manifest.digest)
+    if not store.has_named(name):
+        store.put_named(name, json.dumps(manifest.to_json(), separators=(",", ":")).encode())
+
+
+def _preview(preview: Any, value: Any) -> Mapping[str, Json]:
+    try:
+        facts = dict(preview(value))
+        json.dumps(facts)
+    except Exception as exc:  # noqa: BLE001 - a preview that fails must not cost the artifact; it says so itself
+        return {"preview failed": f"{type(exc).__name__}: {exc}"}
+    return facts
+
+
+class Writer:
+    """Collects an artifact's files: small ones in memory for the manifest, larger ones as objects."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._files: dict[str, StoredFile] = {}
+        self._opened: list[_FileWriter] = []
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a new file; it counts when it is closed."""
+        if name in self._files or any(f.name == name for f in self._opened):
+            raise MaterializerError(f"an artifact's file {name!r} was written twice")
+        file = _FileWriter(name, self._store, self._files)
+        self._opened.append(file)
+        return io.BufferedWriter(file, 1 << 16)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file whole."""
+        if name in self._files:
+            raise MaterializerError(f"an artifact's file {name!r} was written twice")
+        if len(data) <= INLINE_BYTES:
+            self._files[name] = StoredFile(name, len(data), digest_bytes(data), bytes(data))
+            return
+        with self.open(name) as file:
+            file.write(data)
+
+    def copy(self, path: Path, name: str) -> None:
+        """Stream a local file in."""
+        with path.open("rb") as source, self.open(name) as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+
+    def finish(self) -> tuple[StoredFile, ...]:
+        """Return the files, in the order of their names."""
+        unclosed = [f.name for f in self._opened if not f.closed]
+        if unclosed:
+            raise MaterializerError(f"a materializer left files open: {', '.join(unclosed)}; use `with writer.open(...)`")
+        return tuple(self._files[name] for name in sorted(self._files))
+
+    def abort(self) -> None:
+        """Discard what was not closed."""
+        for file in self._opened:
+            file.abort()
+
+
+class _FileWriter(io.RawIOBase):
+    """Keeps up to INLINE_BYTES in memory and becomes an object beyond that."""
+
+    def __init__(self, name: str, store: Store, files: dict[str, StoredFile]) -> None:
+        super().__init__()
+        self.name = name
+        self._store = store
+        self._files = files
+        self._small = bytearray()
+        self._object: ObjectWriter | None = None
+        self._is_aborted = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self._object is None and len(self._small) + len(view) <= INLINE_BYTES:
+            self._small += view
+            return len(view)
+        if self._object is None:
+            self._object = self._store.create()
+            self._object.write(bytes(self._small))
+        return self._object.write(view)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        super().close()
+        if self._is_aborted:
+            return
+        if self._object is None:
+            data = bytes(self._small)
+            self._files[self.name] = StoredFile(self.name, len(data), digest_bytes(data), data)
+        else:
+            digest, size_bytes = self._object.commit()
+            self._files[self.name] = StoredFile(self.name, size_bytes, digest)
+
+    def abort(self) -> None:
+        if not self.closed:
+            self._is_aborted = True
+            if self._object is not None:
+                self._object.abort()
+
+
+class Reader:
+    """Gives an artifact's files out of its manifest and the store."""
+
+    def __init__(self, files: tuple[StoredFile, ...], store: Store) -> None:
+        self._files = {f.name: f for f in files}
+        self._store = store
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files' names."""
+        return tuple(self._files)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading."""
+        file = self._file(name)
+        return io.BytesIO(file.data) if file.data is not None else self._store.open(file.digest)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        return bytes(self.buffer(name))
+
+    def buffer(self, name: str) -> memoryview:
+        """Return a file's bytes, mapped where they can be; a size that is not the recorded one is an error."""
+        file = self._file(name)
+        if file.data is not None:
+            return memoryview(file.data)
+        view = self._store.buffer(file.digest)
+        if len(view) != file.size_bytes:
+            raise CorruptedObjectError(
+                f"object {file.digest[:12]} in {self._store.uri} has {len(view)} bytes, expected {file.size_bytes}"
+            )
+        return view
+
+    def extract(self, name: str, path: Path) -> None:
+        """Stream a file to the local disk."""
+        try:
+            with self.open(name) as source, path.open("wb") as target:
+                while chunk := source.read(1 << 20):
+                    target.write(chunk)
+        except OSError as exc:
+            raise StoreError(f"cannot write {path}: {exc.strerror or exc}") from exc
+
+    def _file(self, name: str) -> StoredFile:
+        try:
+            return self._files[name]
+        except KeyError:
+            raise MaterializerError(f"the artifact has no file {name!r}; it has {list(self._files)}") from None

@@ -1,0 +1,107 @@
+"""Cache keys: what a step run's result depends on, as named parts, and why two of them differ.
+
+Runs in: driver.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zenray.files import File, Folder
+from zenray.fingerprint import Fingerprint
+from zenray.hashing import digest_value, encode, framed
+from zenray.materializer import registry
+from zenray.model import Json, Slot
+from zenray.step import Step
+
+RECIPE = 1  # of the key itself: raised when the same inputs must no longer give the same key
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKey:
+    """A key and the parts it was made of; an empty key means that nothing may be taken from, or put into, the cache."""
+
+    key: str
+    parts: Mapping[str, Json]
+    reason: str = ""
+
+
+def key_of(
+    step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str], fingerprint: Fingerprint
+) -> CacheKey:
+    """Return the key of one step run.
+
+    Args:
+        step: the step; of its options only ``ignore``, ``salt`` and the output names count.
+        arguments: its bound arguments by name, artifacts replaced by Slots.
+        inputs: the digests of the input artifacts, by Slot index.
+        fingerprint: of its code.
+    """
+    counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
+    parts: dict[str, Json] = {
+        "recipe": RECIPE,
+        "code": fingerprint.digest,
+        "arguments": {name: digest_value(["argument", tree_bytes(v, inputs)]) for name, v in counted.items()},
+        "outputs": [o.name for o in step.outputs] if step.is_multiple else step.outputs[0].name,
+        "environment": {"platform": platform.machine(), **_custom_materializers()},
+        "salt": step.settings.salt,
+    }
+    if fingerprint.problems:
+        return CacheKey("", parts, "its code cannot be followed: " + "; ".join(fingerprint.problems))
+    return CacheKey(digest_value(["step", parts]), parts)
+
+
+def tree_bytes(tree: Any, inputs: Sequence[str]) -> bytes:
+    """Encode an argument tree, artifacts and outside files by their digests."""
+    kind = type(tree)
+    if kind is Slot:
+        return framed(b"artifact", inputs[tree.index].encode())
+    if kind in (File, Folder):
+        return framed(b"outside", tree.digest.encode())
+    if kind in (list, tuple):
+        return framed(kind.__name__.encode(), b"".join(tree_bytes(v, inputs) for v in tree))
+    if kind is dict:
+        return framed(b"dict", b"".join(framed(encode(k), tree_bytes(v, inputs)) for k, v in tree.items()))
+    return encode(tree)
+
+
+def _custom_materializers() -> dict[str, str]:
+    """Return the registrations beyond the built-in ones: they decide how an output is stored."""
+    return {r.type_name: r.materializer for r in registry.registrations() if r.origin != "built in"}
+
+
+def differences(
+    now: Mapping[str, Json], before: Mapping[str, Json], code_now: Sequence[Mapping[str, Json]],
+    code_before: Sequence[Mapping[str, Json]],
+) -> list[str]:
+    """Say for people in what two step runs' keys differ, the code down to the function."""
+    found: list[str] = []
+    if now.get("code") != before.get("code"):
+        found += code_differences(code_now, code_before) or ["code changed"]
+    for group, word in (("arguments", "argument"), ("environment", "environment")):
+        old, new = before.get(group) or {}, now.get(group) or {}
+        found += [f"{word} {name!r} changed" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
+        found += [f"{word} {name!r} is new" for name in sorted(new.keys() - old.keys())]
+        found += [f"{word} {name!r} is gone" for name in sorted(old.keys() - new.keys())]
+    for group, text in (("outputs", "output names changed"), ("salt", "salt changed"), ("recipe", "ZenRay's key changed")):
+        if now.get(group) != before.get(group):
+            found.append(text)
+    return found
+
+
+def code_differences(now: Sequence[Mapping[str, Json]], before: Sequence[Mapping[str, Json]]) -> list[str]:
+    """Name the functions, classes, constants and distributions that differ between two code closures."""
+    new = {(p["kind"], p["name"]): p for p in now}
+    old = {(p["kind"], p["name"]): p for p in before}
+    found = []
+    for key in sorted(new.keys() | old.keys()):
+        kind, name = key
+        place = f" in {(new.get(key) or old[key])['file']}" if (new.get(key) or old[key]).get("file") else ""
+        if key not in old:
+            found.append(f"{kind} {name!r}{place} is new")
+        elif key not in new:
+            found.append(f"{kind} {name!r}{place} is no longer used")
+        elif new[key]["digest"] != old[key]["digest"]:
+            found.append(f"{kind} {name!r}{place} changed")
+    return found

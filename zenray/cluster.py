@@ -1,0 +1,274 @@
+"""The launcher on Ray: one generic remote function runs every step.
+
+Runs in: driver; ``_run_unit`` in: worker.
+"""
+
+import importlib
+import importlib.util
+import os
+import pickle
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zenray import local_cluster
+from zenray.errors import ClusterError, StoreError
+from zenray.fingerprint import fingerprint
+from zenray.fingerprint.origin import Origin, origin_of_module
+from zenray.launcher import Done
+from zenray.materializer import main_module_name, registry, use_table
+from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
+from zenray.step import Step
+from zenray.store import Store, open_store
+from zenray.worker import SLOW_UNIT_S, describe_failure, run_step
+
+
+class RayLauncher:
+    """Runs units of step calls as Ray tasks on the warm local cluster, which is joined on first use."""
+
+    is_blocking = False
+
+    def __init__(self, store_uri: str, store_options: Mapping[str, Any]) -> None:
+        self._store = store_uri, dict(store_options)
+        self._references: dict[Callable[..., Any], CodeRef] = {}
+        self._tasks: dict[Resources, Any] = {}
+        self._refs: dict[Any, tuple[Sequence[StepCall], Done]] = {}
+        self._ray: Any = None
+        self._lease: Any = None
+        self._run_unit: Any = None
+
+    def reference(self, step: Step[Any]) -> CodeRef:
+        """Refer to an importable function by module and name, and pickle any other by value."""
+        found = self._references.get(step.function)
+        if found is None:
+            found = self._references[step.function] = self._new_reference(step)
+        return found
+
+    def check(self, step_name: str, resources: Resources) -> None:
+        """Compare the request with what single nodes of the cluster have."""
+        self._connect()
+        nodes = [n["Resources"] for n in self._ray.nodes() if n["Alive"]]
+        asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, "memory": resources.memory_bytes}
+        asked |= dict(resources.resources)
+        if resources.accelerator_type:
+            asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001
+        asked = {k: v for k, v in asked.items() if v}
+        if not any(all(node.get(k, 0) >= v for k, v in asked.items()) for node in nodes):
+            shown = "; ".join(_amounts({k: n.get(k, 0) for k in ("CPU", "GPU", "memory", *asked)}) for n in nodes)
+            raise ClusterError(
+                f"step {step_name!r} asks for {_amounts(asked)}, and no node has that much; the cluster's "
+                f"{len(nodes)} node(s): {shown}. Lower the request with @step(...) or .options(...), or use a larger cluster"
+            )
+
+    def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
+        """Submit one Ray task for the calls."""
+        if resources not in self._tasks:
+            self.check(calls[0].name, resources)
+            self._tasks[resources] = self._run_unit.options(**_ray_options(resources))
+        ref = self._tasks[resources].remote(pickle.dumps(tuple(calls), protocol=5))
+        self._refs[ref] = calls, on_done
+        ref.future().add_done_callback(lambda future: self._finished(ref, future))
+
+    def cancel(self, *, is_forced: bool) -> None:
+        """Interrupt all tasks in flight: KeyboardInterrupt in the step, or the end of its process."""
+        for ref in list(self._refs):
+            self._ray.cancel(ref, force=is_forced)
+
+    def close(self) -> None:
+        """Leave the cluster, which stays warm for the next run."""
+        if self._ray is not None:
+            self._ray.shutdown()
+            self._ray = None
+            self._tasks.clear()
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+
+    def _finished(self, ref: Any, future: Any) -> None:
+        calls, on_done = self._refs.pop(ref)
+        error = future.exception()
+        if error is None:
+            on_done(pickle.loads(future.result()))
+            return
+        name = type(error).__name__
+        kind = "cancelled" if name == "TaskCancelledError" else "worker"
+        if name == "RayTaskError" or isinstance(error, pickle.PicklingError):
+            kind = "output"
+        text = f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        # Which of several calls ended the process is not known: each tries again alone.
+        on_done([AttemptResult(c.step_run_id, c.attempt, failure=Failure(kind, name, text)) for c in calls])
+
+    def _connect(self) -> None:
+        if self._ray is not None:
+            return
+        pending = local_cluster.begin()
+        import ray  # 0.5 s, while the cluster starts
+
+        info = pending.wait_ready()
+        self._lease = local_cluster.hold(info)
+        os.environ.update(local_cluster.join_environment(info))
+        try:
+            ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
+        except Exception as exc:
+            raise ClusterError(
+                f"cannot join the local Ray cluster at {info.address}: {exc}; end it with `zenray cluster down`, then run again"
+            ) from exc
+        self._ray = ray
+        context = JobContext(
+            sys_path=tuple(sys.path),
+            cwd=str(Path.cwd()),
+            environment={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            store_uri=self._store[0],
+            store_options=self._store[1],
+            materializers=registry.table(),
+            main_module=main_module_name(),
+            main_file=getattr(sys.modules["__main__"], "__file__", "") or "",
+        )
+        # ZenRay owns the retries: it knows what is committed.
+        self._run_unit = ray.remote(max_retries=0)(_unit_runner(context))
+
+    def _new_reference(self, step: Step[Any]) -> CodeRef:
+        function = step.function
+        module_name, qualname = function.__module__, function.__qualname__
+        module = sys.modules.get(module_name)
+        file = getattr(module, "__file__", "") or ""
+        found: Any = module
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if not file or _function_of(found) is not function:
+            from ray import cloudpickle
+
+            return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
+        if module_name == "__main__":
+            module_name = main_module_name()
+        return CodeRef(module_name, qualname, file=str(Path(file).absolute()))
+
+
+def _amounts(amounts: Mapping[str, float]) -> str:
+    return ", ".join(f"{k} {v / 2**30:.1f} GiB" if k == "memory" else f"{k} {v:g}" for k, v in amounts.items())
+
+
+def _ray_options(resources: Resources) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus}
+    if resources.memory_bytes:
+        options["memory"] = resources.memory_bytes
+    if resources.resources:
+        options["resources"] = dict(resources.resources)
+    if resources.accelerator_type:
+        options["accelerator_type"] = resources.accelerator_type
+    return options
+
+
+def _unit_runner(context: JobContext) -> Callable[[bytes], bytes]:
+    """Return the remote function of a run; the context travels inside it, once to each worker process."""
+
+    def run_unit(payload: bytes) -> bytes:
+        return pickle.dumps(Workplace.of(context).run(pickle.loads(payload)), protocol=5)
+
+    return run_unit
+
+
+class Workplace:
+    """A worker process prepared for one run: the driver's path, folder and environment, and the steps' functions."""
+
+    _current: "tuple[JobContext, Workplace] | None" = None
+
+    def __init__(self, context: JobContext) -> None:
+        sys.path[:] = list(dict.fromkeys([*context.sys_path, *sys.path]))
+        os.environ.update(context.environment)
+        if Path(context.cwd).is_dir():
+            os.chdir(context.cwd)
+        use_table(context.materializers)
+        self._store: Store = open_store(context.store_uri, context.store_options)
+        self._functions: dict[tuple[CodeRef, str], Callable[..., Any]] = {}
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+
+    @classmethod
+    def of(cls, context: JobContext) -> "Workplace":
+        """Return this process's workplace for a run, made on its first call."""
+        if cls._current is None or cls._current[0] != context:
+            cls._current = context, cls(context)
+        return cls._current[1]
+
+    def run(self, calls: Sequence[StepCall]) -> list[AttemptResult]:
+        """Run calls one after another; when they turn out slow, give the rest back for other workers."""
+        until = time.monotonic() + SLOW_UNIT_S
+        results: list[AttemptResult] = []
+        for call in calls:
+            if results and time.monotonic() > until:
+                results.append(AttemptResult(call.step_run_id, call.attempt, is_started=False))
+            else:
+                results.append(self._run_one(call))
+        return results
+
+    def _run_one(self, call: StepCall) -> AttemptResult:
+        if not call.has_gpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all devices visible to a task that asked for none
+        key = call.code, call.source_digest
+        try:
+            if key not in self._functions:
+                self._functions[key] = self._function(call)
+        except BaseException as exc:  # noqa: BLE001 - importing the user's modules can raise anything
+            failure = describe_failure(exc)
+            now = time.time()
+            return AttemptResult(
+                call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
+            )
+        return run_step(call, self._functions[key], self._store, worker=self._name)
+
+    def _function(self, call: StepCall) -> Callable[..., Any]:
+        """Return the step's function, and make sure it is the code that the driver hashed."""
+        if call.code.pickled:
+            function: Callable[..., Any] = pickle.loads(call.code.pickled)
+            return function
+        function = _import(call.code)
+        if fingerprint(function).source_digest == call.source_digest:
+            return function
+        # The driver has newer code than this process imported before: an edit in a notebook or a long session.
+        for name, module in list(sys.modules.items()):
+            if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
+                del sys.modules[name]
+        importlib.invalidate_caches()
+        function = _import(call.code)
+        if fingerprint(function).source_digest != call.source_digest:
+            raise StoreError(
+                f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
+                "nothing was stored for it: run again"
+            )
+        return function
+
+
+def _import(code: CodeRef) -> Callable[..., Any]:
+    module = sys.modules.get(code.module)
+    if module is None or Path(getattr(module, "__file__", None) or "").absolute() != Path(code.file):
+        module = _load(code)
+    found: Any = module
+    for part in code.qualname.split("."):
+        found = getattr(found, part)
+    function = _function_of(found)
+    if function is None:
+        raise StoreError(f"{code.file}: {code.qualname!r} is not a step any more; run again")
+    return function
+
+
+def _function_of(found: Any) -> Callable[..., Any] | None:
+    """Return the function of the step that a name stands for, also under decorators above ``@step``."""
+    while found is not None and not isinstance(found, Step):
+        found = getattr(found, "__wrapped__", None)
+    return None if found is None else found.function
+
+
+def _load(code: CodeRef) -> Any:
+    found = importlib.util.find_spec(code.module) if code.module.isidentifier() or "." in code.module else None
+    if found is not None and found.origin and Path(found.origin).absolute() == Path(code.file):
+        return importlib.import_module(code.module)
+    spec = importlib.util.spec_from_file_location(code.module, code.file)
+    if spec is None or spec.loader is None:
+        raise StoreError(f"the script {code.file!r} cannot be loaded on this worker")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[code.module] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,656 @@
+"""The run engine: takes step calls, looks them up in the cache, launches what is left, commits what comes back.
+
+Runs in: driver.
+
+The coordinator is the only writer of its run. Step calls come from the thread that runs the pipeline function,
+results from the launcher's threads; both only append to queues. Everything else happens in ``_turn``, under one
+lock: in a thread of its own, or, with a blocking launcher, in the pipeline's thread while it waits.
+"""
+
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from zenray import artifacts, cache
+from zenray.annotations import describe, may_flow
+from zenray.errors import DefinitionError, MaterializerError, RunCancelled, StepFailed, ZenRayError
+from zenray.files import File, Folder
+from zenray.fingerprint import Fingerprint, fingerprint
+from zenray.futures import Artifact
+from zenray.graph import Graph
+from zenray.hashing import encode
+from zenray.launcher import Launcher
+from zenray.materializer import registry
+from zenray.metadata.records import (
+    ArtifactRecord,
+    AttemptRecord,
+    CacheEntry,
+    Change,
+    CodeRecord,
+    StepInput,
+    StepInputs,
+    StepOutput,
+    StepOutputs,
+    StepRunRecord,
+)
+from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Slot, Status, StepCall
+from zenray.step import Step
+from zenray.store import Store, log_name
+
+LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
+UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
+MAX_UNIT = 64
+MAX_IN_FLIGHT = 256  # units handed to the launcher and not yet back
+CANCEL_GRACE_S = 1.0
+
+
+class CacheReader(Protocol):
+    """What the engine reads from the metadata store."""
+
+    def find_cache_entries(
+        self, keys: Sequence[str], *, store: str
+    ) -> Mapping[str, tuple[CacheEntry, tuple[Manifest, ...]]]:
+        """Return the entries of those keys that have one, each with its outputs' manifests."""
+        ...
+
+
+class RecordWriter(Protocol):
+    """Where the engine's records go; never waits for the database."""
+
+    def record(self, *changes: Change) -> None:
+        """Take rows that belong together; they are committed together."""
+        ...
+
+
+class Observer(Protocol):
+    """Is told what happens, for people."""
+
+    def on_step(self, state: "StepState") -> None:
+        """A step run was added or has changed."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+@dataclass(slots=True)
+class StepState:
+    """A step run while its run goes on."""
+
+    name: str
+    step: Step[Any]
+    position: int
+    arguments: dict[str, Any]
+    args: Any
+    inputs: tuple[tuple[str, str, int], ...]  # (argument, producing step run, output index), by Slot index
+    literals: dict[int, Manifest]  # inputs given as values, by Slot index
+    status: Status = Status.WAITING
+    key: cache.CacheKey | None = None
+    attempt: int = 0
+    lost_workers: int = 0
+    outputs: tuple[Manifest, ...] = ()
+    failure: Failure | None = None
+    cause: str = ""
+    source: tuple[str, str] | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    log_path: str = ""
+
+
+class Coordinator:
+    """Runs the steps of one run."""
+
+    def __init__(
+        self,
+        run_id: str,
+        *,
+        reader: CacheReader,
+        writer: RecordWriter,
+        store: Store,
+        launcher: Launcher,
+        observer: Observer,
+        log_root: str,
+        use_cache: bool = True,
+    ) -> None:
+        self.run_id = run_id
+        self.steps: dict[str, StepState] = {}
+        self._reader, self._writer, self._store = reader, writer, store
+        self._launcher, self._observer = launcher, observer
+        self._log_root, self._use_cache = log_root, use_cache
+        self._graph = Graph()
+        self._condition = threading.Condition(threading.RLock())
+        self._results: deque[AttemptResult] = deque()
+        self._fingerprints: dict[Any, Fingerprint] = {}
+        self._codes_recorded: set[str] = set()
+        self._durations: dict[Any, float] = {}
+        self._in_flight_keys: dict[str, list[str]] = {}
+        self._queue: deque[StepState] = deque()
+        self._units = 0
+        self._names: dict[str, int] = {}
+        self._error: BaseException | None = None
+        self._is_cancelled = self._is_closed = False
+        self._thread: threading.Thread | None = None
+
+    # -- the pipeline's thread -------------------------------------------------------------------------------------
+
+    def call(self, step: Step[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a step call; returns its artifact, or a tuple of them where the step has several outputs."""
+        bound = step.bind(args, kwargs)
+        inputs: list[tuple[str, str, int]] = []
+        literals: dict[int, Manifest] = {}
+        for name, value in list(bound.arguments.items()):
+            if isinstance(value, Artifact):
+                self._check_flow(step, name, value)
+            elif not _contains_artifact(value):
+                step.check_argument(name, value)
+            bound.arguments[name] = self._tree(step, name, value, inputs, literals)
+        with self._condition:
+            state = StepState(
+                name=self._unique(step.name),
+                step=step,
+                position=len(self.steps),
+                arguments=dict(bound.arguments),
+                args=(bound.args, bound.kwargs),
+                inputs=tuple(inputs),
+                literals=literals,
+            )
+            self.steps[state.name] = state
+            cause = self._graph.add(state.name, [producer for _, producer, _ in inputs if producer])
+            if cause is not None:
+                self._skip([state.name], cause)
+            else:
+                self._record(state)
+                self._observer.on_step(state)
+            self._condition.notify_all()
+        made = [Artifact(self, state.name, i, output=o.name, annotation=o.annotation) for i, o in enumerate(step.outputs)]
+        return tuple(made) if step.is_multiple else made[0]
+
+    def start(self) -> None:
+        """Begin to run what was recorded; harmless when called again."""
+        if self._launcher.is_blocking or self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._work, name=f"zenray-{self.run_id}", daemon=True)
+        self._thread.start()
+
+    def manifest(self, step_run: str, index: int) -> Manifest:
+        """Wait for a step run; StepFailed where it, or what it needs, failed."""
+        self._wait(lambda: self.steps[step_run].status.is_finished)
+        state = self.steps[step_run]
+        if not state.status.has_outputs:
+            raise self.failure(state)
+        return state.outputs[index]
+
+    def load(self, step_run: str, index: int) -> Any:
+        """Wait for a step run and load one of its outputs."""
+        manifest = self.manifest(step_run, index)
+        return artifacts.load(manifest, self._store, allow_pickle=self.steps[step_run].step.settings.allow_pickle)
+
+    def finish(self) -> None:
+        """Wait until every step run has ended."""
+        self._wait(lambda: self._graph.is_finished)
+
+    def cancel(self) -> None:
+        """Interrupt what runs, wait a moment for it to stop, then end it by force; nothing of it is committed."""
+        with self._condition:
+            self._is_cancelled = True
+            self._queue.clear()
+        self._launcher.cancel(is_forced=False)
+        deadline = time.monotonic() + CANCEL_GRACE_S
+        with self._condition:
+            while self._units and time.monotonic() < deadline and not self._launcher.is_blocking:
+                self._condition.wait(0.05)
+        self._launcher.cancel(is_forced=True)
+        with self._condition:
+            for name in self._graph.cancel():
+                self._end(self.steps[name], Status.CANCELLED)
+
+    def close(self) -> None:
+        """Stop the engine's thread."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+
+    def failure(self, state: StepState) -> ZenRayError:
+        """Return the error a step run ends its pipeline with; the step's own exception is its cause."""
+        if state.status is Status.CANCELLED:
+            return RunCancelled(f"step {state.name!r} was cancelled")
+        failed = self.steps[state.cause] if state.cause else state
+        found = failed.failure
+        if found is None:
+            return StepFailed(f"step {failed.name!r} did not finish ({failed.status})")
+        error = StepFailed(
+            f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n"
+            f"{found.traceback}see `zenray run logs {self.run_id} {failed.name}`"
+        )
+        error.__cause__ = _original(found)
+        return error
+
+    def first_failure(self) -> StepState | None:
+        """Return the step run that failed first, if one did."""
+        failed = [s for s in self.steps.values() if s.status is Status.FAILED]
+        return min(failed, key=lambda s: s.ended_at or 0.0, default=None)
+
+    def _wait(self, is_done: Any) -> None:
+        self.start()
+        while True:
+            with self._condition:
+                if self._error is not None:
+                    raise self._error
+                if is_done():
+                    return
+                if self._is_cancelled:
+                    raise RunCancelled(f"run {self.run_id} was cancelled")
+                if self._thread is not None:
+                    self._condition.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
+                    continue
+            self._turn()
+
+    def _unique(self, name: str) -> str:
+        while True:
+            count = self._names.get(name, 0) + 1
+            self._names[name] = count
+            candidate = name if count == 1 else f"{name}_{count}"
+            if candidate not in self.steps:
+                return candidate
+
+    def _check_flow(self, step: Step[Any], name: str, artifact: Artifact) -> None:
+        target = step.annotations.get(name)
+        if target is not None and artifact.annotation is not None and not may_flow(artifact.annotation, target):
+            raise DefinitionError(
+                f"step {step.name!r}: argument {name!r} is annotated {describe(target)}, and {artifact!r} is "
+                f"{describe(artifact.annotation)}"
+            )
+
+    def _tree(
+        self, step: Step[Any], argument: str, value: Any, inputs: list[tuple[str, str, int]], literals: dict[int, Manifest]
+    ) -> Any:
+        """Replace artifacts in an argument by Slots, and values that are no plain data by stored artifacts."""
+        kind = type(value)
+        if kind is Artifact:
+            inputs.append((argument, self._producer(value), value.index))
+            if not inputs[-1][1]:
+                literals[len(inputs) - 1] = value.manifest
+            return Slot(len(inputs) - 1)
+        if kind in (File, Folder):
+            return value.identified()
+        if kind in (list, tuple):
+            return kind(self._tree(step, argument, v, inputs, literals) for v in value)
+        if kind is dict:
+            return {k: self._tree(step, argument, v, inputs, literals) for k, v in value.items()}
+        try:
+            encode(value)
+        except (TypeError, ValueError, RecursionError):
+            return self._literal(step, argument, value, inputs, literals)
+        return value
+
+    def _literal(
+        self, step: Step[Any], argument: str, value: Any, inputs: list[tuple[str, str, int]], literals: dict[int, Manifest]
+    ) -> Slot:
+        try:
+            manifest = artifacts.save(
+                value, self._store, table=registry.table(), allow_pickle=step.settings.allow_pickle, producer=self.run_id
+            )
+        except MaterializerError as exc:
+            raise MaterializerError(f"step {step.name!r}, argument {argument!r}: {exc}") from exc
+        self._writer.record(ArtifactRecord(manifest, self._store.uri, time.time()))
+        inputs.append((argument, "", 0))
+        literals[len(inputs) - 1] = manifest
+        return Slot(len(inputs) - 1)
+
+    def _producer(self, artifact: Artifact) -> str:
+        """Return the producing step run; an artifact of another run is taken by its content."""
+        return artifact.step_run if artifact.run_id == self.run_id else ""
+
+    # -- the engine's thread ---------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._is_closed:
+            try:
+                self._turn()
+            except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to who waits for the run
+                with self._condition:
+                    self._error = exc
+                    self._condition.notify_all()
+                return
+
+    def _turn(self) -> None:
+        """Take the results that are there, move on what became ready, and sleep if nothing happened."""
+        with self._condition:
+            results = [self._results.popleft() for _ in range(len(self._results))]
+            for result in results:
+                self._take(result)
+            ready = self._graph.take_ready()
+            if self._is_cancelled:
+                ready = []
+            if ready:
+                self._look_up([self.steps[name] for name in ready])
+            units = self._units_to_launch()
+            if results or ready:
+                self._condition.notify_all()
+            if not results and not ready and not units and not self._launcher.is_blocking:
+                self._condition.wait(0.5)
+        for states, resources in units:
+            self._launch(states, resources)
+
+    def _on_done(self, results: Sequence[AttemptResult]) -> None:
+        with self._condition:
+            self._results.extend(results)
+            self._units -= 1
+            self._condition.notify_all()
+
+    def _look_up(self, states: list[StepState]) -> None:
+        for state in states:
+            try:
+                state.key = self._key(state)
+            except Exception as exc:  # noqa: BLE001 - foreign objects are encoded here; the step fails, not the engine
+                self._fail(state, Failure("output", type(exc).__name__, f"its cache key cannot be computed: {exc}"))
+        states = [s for s in states if s.key is not None]
+        wanted = {s.key.key: s for s in states if s.key and s.key.key and self._use_cache and s.step.settings.cache}
+        found = self._reader.find_cache_entries(list(wanted), store=self._store.uri) if wanted else {}
+        for state in states:
+            assert state.key is not None
+            key = state.key.key if state.key.key in wanted else ""
+            entry = found.get(key)
+            if entry is not None and self._is_valid(state, *entry):
+                state.source = (entry[0].run_id, entry[0].name)
+                self._commit(state, entry[1], is_cached=True)
+            elif key and key in self._in_flight_keys:
+                self._in_flight_keys[key].append(state.name)  # the same work is under way: wait for it
+            else:
+                if key:
+                    self._in_flight_keys[key] = []
+                self._queue.append(state)
+
+    def _key(self, state: StepState) -> cache.CacheKey:
+        return cache.key_of(
+            state.step, state.arguments, [m.digest for m in self._inputs(state)], self.fingerprint_of(state.step)
+        )
+
+    def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
+        """Return the fingerprint of a step's code, computed once a run."""
+        found = self._fingerprints.get(step.function)
+        if found is None:
+            found = self._fingerprints[step.function] = fingerprint(step.function)
+            for problem in found.problems:
+                self._observer.on_note(f"step {step.name!r} is never cached: {problem}")
+        return found
+
+    def _inputs(self, state: StepState) -> tuple[Manifest, ...]:
+        return tuple(
+            state.literals[i] if not producer else self.steps[producer].outputs[index]
+            for i, (_, producer, index) in enumerate(state.inputs)
+        )
+
+    def _is_valid(self, state: StepState, entry: CacheEntry, manifests: Sequence[Manifest]) -> bool:
+        expiry_s = state.step.settings.cache_expiry_s
+        if expiry_s is not None and time.time() - entry.created_at > expiry_s:
+            return False
+        names = [name for name, _ in entry.outputs]
+        if names != [o.name for o in state.step.outputs] or len(manifests) != len(names):
+            return False
+        return all(artifacts.exists(m, self._store) for m in manifests)
+
+    def _units_to_launch(self) -> list[tuple[list[StepState], Resources]]:
+        """Group what is queued: calls of a step that proved to be tiny travel together."""
+        units: list[tuple[list[StepState], Resources]] = []
+        limit = 1 if self._launcher.is_blocking else MAX_IN_FLIGHT - self._units
+        while self._queue and len(units) < limit:
+            first = self._queue.popleft()
+            size = self._unit_size(first)
+            unit = [first]
+            while len(unit) < size and self._queue and self._queue[0].step.function is first.step.function:
+                unit.append(self._queue.popleft())
+            units.append((unit, first.step.settings.resources))
+        self._units += len(units)
+        return units
+
+    def _unit_size(self, state: StepState) -> int:
+        duration_s = self._durations.get(state.step.function)
+        if duration_s is None or duration_s > UNIT_S or state.lost_workers:
+            return 1
+        fair_share = len(self._queue) // 8  # several units for every worker, so that none is left over
+        return max(1, min(MAX_UNIT, int(UNIT_S / max(duration_s, 1e-5)), fair_share))
+
+    def _launch(self, states: list[StepState], resources: Resources) -> None:
+        calls = []
+        with self._condition:
+            for state in states:
+                state.attempt += 1
+                state.started_at = state.started_at or time.time()
+                state.status = Status.RUNNING
+                state.log_path = f"{self._log_root}/{log_name(self.run_id, state.name, state.attempt)}"
+                self._graph.start(state.name)
+                self._record(state, [self._edges(state)] if state.inputs else [])
+                self._observer.on_step(state)
+                calls.append(self._call(state))
+        try:
+            self._launcher.launch(calls, resources, self._on_done)
+        except ZenRayError as exc:
+            failure = Failure("impossible", type(exc).__name__, str(exc))
+            self._on_done([AttemptResult(c.step_run_id, c.attempt, failure=failure) for c in calls])
+
+    def _call(self, state: StepState) -> StepCall:
+        settings = state.step.settings
+        return StepCall(
+            step_run_id=f"{self.run_id}/{state.name}",
+            attempt=state.attempt,
+            name=state.name,
+            code=self._launcher.reference(state.step),
+            source_digest=self.fingerprint_of(state.step).source_digest,
+            arguments=pickle.dumps(state.args),
+            inputs=self._inputs(state),
+            pickle_inputs=tuple(self._is_trusted(state, i) for i in range(len(state.inputs))),
+            outputs=state.step.outputs,
+            is_multiple=state.step.is_multiple,
+            allow_pickle=settings.allow_pickle,
+            log_uri=state.log_path,
+            has_gpu=settings.resources.num_gpus > 0,
+        )
+
+    def _is_trusted(self, state: StepState, index: int) -> bool:
+        """A pickle is loaded where the step that made it, or the one that takes it, opted in."""
+        producer = state.inputs[index][1]
+        return state.step.settings.allow_pickle or bool(producer and self.steps[producer].step.settings.allow_pickle)
+
+    def _take(self, result: AttemptResult) -> None:
+        """Act on what came of an attempt; one that is no longer wanted is dropped."""
+        state = self.steps[result.step_run_id.partition("/")[2]]
+        if state.status.is_finished or result.attempt != state.attempt:
+            return
+        if not result.is_started:
+            state.attempt -= 1
+            self._queue.append(state)
+            return
+        for note in result.notes:
+            self._observer.on_note(f"step {state.name!r}: {note}")
+        if result.failure is None:
+            if result.ended_at:
+                seconds = result.ended_at - result.started_at
+                known = self._durations.get(state.step.function, seconds)
+                self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
+            self._commit(state, result.outputs, result=result)
+            return
+        self._record_attempt(state, result, Status.FAILED)
+        if self._is_cancelled:
+            return
+        if self._may_retry(state, result.failure):
+            self._observer.on_note(
+                f"step {state.name!r}: attempt {state.attempt} failed ({result.failure.type_name}), trying again"
+            )
+            self._queue.append(state)
+        else:
+            self._fail(state, result.failure)
+
+    def _may_retry(self, state: StepState, failure: Failure) -> bool:
+        settings = state.step.settings
+        if failure.kind == "worker":
+            state.lost_workers += 1
+            return state.lost_workers <= LOST_WORKER_RETRIES
+        if failure.kind != "user" or state.attempt - state.lost_workers > settings.retries:
+            return False
+        wanted = {f"{c.__module__}.{c.__qualname__}" for c in settings.retry_on}
+        return bool(wanted.intersection(failure.bases))
+
+    def _commit(
+        self, state: StepState, outputs: tuple[Manifest, ...], *, is_cached: bool = False, result: AttemptResult | None = None
+    ) -> None:
+        """Make a result count: the records of outputs, cache entry and step run go out together."""
+        if not self._graph.succeed(state.name, is_cached=is_cached):
+            return
+        state.outputs = outputs
+        now = time.time()
+        changes: list[Change] = [] if is_cached else [ArtifactRecord(m, self._store.uri, now) for m in outputs]
+        if is_cached and state.inputs:
+            changes.append(self._edges(state))
+        rows = [
+            StepOutput(self.run_id, state.name, o.name, i, m.digest)
+            for i, (o, m) in enumerate(zip(state.step.outputs, outputs, strict=True))
+        ]
+        changes.append(StepOutputs(self.run_id, state.name, tuple(rows)))
+        key = state.key.key if state.key else ""
+        if result is not None:
+            self._record_attempt(state, result, Status.SUCCEEDED)
+            if key and result.is_cacheable:
+                entry = tuple((r.output, r.digest) for r in rows)
+                changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
+        self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
+        for name in self._in_flight_keys.pop(key, []) if key else []:
+            twin = self.steps[name]
+            twin.source = state.source or (self.run_id, state.name)
+            self._commit(twin, outputs, is_cached=True)
+
+    def _fail(self, state: StepState, failure: Failure) -> None:
+        state.failure = failure
+        skipped = self._graph.fail(state.name)
+        self._end(state, Status.FAILED)
+        self._skip(skipped, state.name)
+        key = state.key.key if state.key else ""
+        for name in self._in_flight_keys.pop(key, []) if key else []:
+            self._queue.append(self.steps[name])
+
+    def _skip(self, names: Sequence[str], cause: str) -> None:
+        for name in names:
+            state = self.steps[name]
+            state.cause = self.steps[cause].cause or cause
+            self._end(state, Status.SKIPPED)
+
+    def _end(self, state: StepState, status: Status, changes: Sequence[Change] = ()) -> None:
+        state.status = status
+        state.ended_at = time.time()
+        if status is Status.CACHED:
+            state.started_at = state.ended_at
+        self._record(state, changes)
+        self._observer.on_step(state)
+        self._condition.notify_all()
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def _record(self, state: StepState, changes: Sequence[Change] = ()) -> None:
+        found = self._fingerprints.get(state.step.function) if state.key else None
+        all_changes: list[Change] = list(changes)
+        if found is not None and found.digest not in self._codes_recorded:
+            self._codes_recorded.add(found.digest)
+            all_changes.append(CodeRecord(found.digest, tuple(asdict(p) for p in found.parts)))
+        all_changes.append(
+            StepRunRecord(
+                run_id=self.run_id,
+                name=state.name,
+                step=state.step.name,
+                status=state.status,
+                position=state.position,
+                module=state.step.function.__module__,
+                cache_key=state.key.key if state.key else "",
+                key_parts=state.key.parts if state.key else {},
+                code_digest=found.digest if found else "",
+                cache_source=state.source,
+                parameters={n: _shown(v) for n, v in state.arguments.items()},
+                resources=state.step.settings.resources.describe(),
+                started_at=state.started_at,
+                ended_at=state.ended_at,
+                error=_error_json(state.failure),
+                cause=state.cause,
+                reason=self._reason(state),
+                tags=dict.fromkeys(state.step.settings.tags, True),
+            )
+        )
+        self._writer.record(*all_changes)
+
+    def _reason(self, state: StepState) -> str:
+        if state.key is not None and state.key.reason:
+            return state.key.reason
+        if not state.step.settings.cache:
+            return "the step says cache=False"
+        return "" if self._use_cache else "the run was started without cache"
+
+    def _record_attempt(self, state: StepState, result: AttemptResult, status: Status) -> None:
+        self._writer.record(
+            AttemptRecord(
+                run_id=self.run_id,
+                name=state.name,
+                number=result.attempt,
+                status=status,
+                worker=result.worker,
+                started_at=result.started_at or state.started_at,
+                ended_at=result.ended_at or time.time(),
+                error=_error_json(result.failure),
+                log_uri=result.log_uri,
+                log_bytes=result.log_bytes,
+            )
+        )
+
+    def _edges(self, state: StepState) -> StepInputs:
+        rows = [
+            StepInput(self.run_id, state.name, argument, i, manifest.digest, producer)
+            for i, ((argument, producer, _), manifest) in enumerate(zip(state.inputs, self._inputs(state), strict=True))
+        ]
+        return StepInputs(self.run_id, state.name, tuple(rows))
+
+
+def _contains_artifact(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_contains_artifact(v) for v in value)
+    if isinstance(value, dict):
+        return any(_contains_artifact(v) for v in value.values())
+    return isinstance(value, Artifact)
+
+
+def _original(failure: Failure) -> BaseException | None:
+    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle."""
+    try:
+        error = pickle.loads(failure.pickled) if failure.pickled else None
+    except Exception:  # noqa: BLE001 - its class may not exist in this process
+        error = None
+    if not isinstance(error, BaseException):
+        error = RuntimeError(f"{failure.type_name}: {failure.message}")
+    if failure.traceback:
+        error.add_note(f"In the step:\n{failure.traceback}")
+    return error
+
+
+def _error_json(failure: Failure | None) -> dict[str, Json] | None:
+    if failure is None:
+        return None
+    return {
+        "kind": failure.kind,
+        "type": failure.type_name,
+        "message": failure.message,
+        "traceback": failure.traceback,
+    }
+
+
+def _shown(value: Any) -> Json:
+    """Return an argument for people, short."""
+    if isinstance(value, Slot):
+        return "<artifact>"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+

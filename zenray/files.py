@@ -1,0 +1,176 @@
+"""Inputs from outside: files and folders that a step reads, identified by what is in them.
+
+Runs in: anywhere.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
+
+from blake3 import blake3
+
+from zenray.errors import DefinitionError, StoreError
+from zenray.hashing import digest_value
+
+_BY = ("content", "stat")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file outside ZenRay, given to a step as an argument; a change of it runs the step again.
+
+    ``by="content"`` reads and hashes every byte at each run. ``by="stat"`` trusts size and modification time, or the
+    ETag of an object store: it costs nothing, and misses a change that leaves both as they were.
+    The file's name is part of its identity, the folder it lies in is not.
+    """
+
+    url: str
+    by: str = "content"
+    digest: str = ""
+    signature: str = ""
+
+    def __post_init__(self) -> None:
+        if self.by not in _BY:
+            raise DefinitionError(f"File({self.url!r}, by={self.by!r}): by is 'content' or 'stat'")
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    def open(self) -> IO[bytes]:
+        """Open the file for reading bytes."""
+        return _open(self.url)
+
+    def read_bytes(self) -> bytes:
+        """Return the whole content."""
+        with self.open() as file:
+            return file.read()
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the whole content as text."""
+        return self.read_bytes().decode(encoding)
+
+    @property
+    def path(self) -> Path:
+        """The file on this machine's disk; StoreError for one that lies elsewhere, which ``open`` reads."""
+        path = _local(self.url)
+        if path is None:
+            raise StoreError(f"{self.url!r} is not on this machine's disk; read it with .open()")
+        return path
+
+    def identified(self) -> "File":
+        """Return a copy that carries the digest of what is there now; StoreError where nothing is."""
+        signature = _signature(self.url)
+        digest = digest_value(("stat", self.name, signature))
+        if self.by == "content":
+            with self.open() as file:
+                digest = digest_value(("file", self.name, _digest(file)))
+        return replace(self, url=_absolute(self.url), digest=digest, signature=signature)
+
+    def is_unchanged(self) -> bool:
+        """Say whether size and time, or ETag, still are what they were when the file was identified."""
+        try:
+            return _signature(self.url) == self.signature
+        except StoreError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """All files below a folder, or those whose relative path matches a pattern, as one input of a step."""
+
+    url: str
+    glob: str = "*"
+    by: str = "content"
+    files: tuple[File, ...] = ()
+
+    def identified(self) -> "Folder":
+        """Return a copy with every file identified, in the order of their relative paths."""
+        url = _absolute(self.url)
+        found = tuple(File(f"{url}/{name}", self.by).identified() for name in sorted(_names(url)) if fnmatch(name, self.glob))
+        if not found:
+            raise StoreError(f"no file below {self.url!r} matches {self.glob!r}")
+        return replace(self, url=url, files=found)
+
+    @property
+    def digest(self) -> str:
+        """The digest of all relative paths and contents."""
+        return digest_value(("folder", [(f.url.removeprefix(self.url), f.digest) for f in self.files]))
+
+    def is_unchanged(self) -> bool:
+        """Say whether the same files are there, unchanged."""
+        names = {f"{self.url}/{n}" for n in _names(self.url) if fnmatch(n, self.glob)}
+        return names == {f.url for f in self.files} and all(f.is_unchanged() for f in self.files)
+
+    def __iter__(self) -> Iterator[File]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _local(url: str) -> Path | None:
+    scheme = urlsplit(url).scheme
+    if scheme in ("", "file") or len(scheme) == 1:
+        return Path(url.removeprefix("file://")).expanduser()
+    return None
+
+
+def _absolute(url: str) -> str:
+    path = _local(url)
+    return url.rstrip("/") if path is None else str(path.absolute())
+
+
+def _digest(file: IO[bytes]) -> str:
+    hasher = blake3(max_threads=blake3.AUTO)
+    while chunk := file.read(4 << 20):
+        hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def _open(url: str) -> IO[bytes]:
+    path = _local(url)
+    try:
+        if path is not None:
+            return path.open("rb")
+        return cast(IO[bytes], io.BufferedReader(_remote(url).open(url, "rb")))
+    except OSError as exc:
+        raise StoreError(f"the input {url!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _signature(url: str) -> str:
+    path = _local(url)
+    try:
+        if path is not None:
+            info = path.stat()
+            if path.is_dir():
+                raise StoreError(f"the input {url!r} is a folder; give it as zenray.Folder({url!r})")
+            return f"{info.st_size} {info.st_mtime_ns}"
+        facts = _remote(url).info(url)
+    except OSError as exc:
+        raise StoreError(f"the input {url!r} cannot be read: {exc.strerror or exc}") from exc
+    keys = ("size", "ETag", "etag", "md5Hash", "LastModified", "updated", "created", "mtime")
+    return " ".join(f"{k}={facts[k]}" for k in keys if facts.get(k) is not None)
+
+
+def _names(url: str) -> Iterator[str]:
+    path = _local(url)
+    if path is None:
+        root = urlsplit(url)
+        base = f"{root.netloc}{root.path}".rstrip("/")
+        yield from (f.removeprefix(base).lstrip("/") for f in _remote(url).find(url))
+        return
+    for folder, _, files in os.walk(path):
+        yield from ((Path(folder) / f).relative_to(path).as_posix() for f in files)
+
+
+def _remote(url: str) -> Any:
+    from zenray.store.remote import file_system
+
+    return file_system(url)

@@ -1,0 +1,200 @@
+"""Where modules come from: this project, the standard library, or an installed distribution.
+
+Runs in: driver.
+"""
+
+import functools
+import importlib.machinery
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import ModuleType
+
+_STDLIB = {os.path.dirname(path) for path in (os.__file__, os.path.realpath(os.__file__))}  # noqa: PTH120
+_INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_OWN = frozenset({"zenray", "zenray_materializers"})
+# Not ".zenray": a run makes that folder, and the root must not move between the first run and the second.
+_ROOT_MARKS = (".git", "pyproject.toml", "setup.py")
+
+
+class Origin(Enum):
+    """Whose code a module is."""
+
+    FIRST_PARTY = "first-party"
+    STDLIB = "standard library"
+    INSTALLED = "installed"
+    ZENRAY = "zenray"
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A module found without importing it: its file, and where its submodules are."""
+
+    name: str
+    file: str | None
+    folders: tuple[str, ...]
+    is_package: bool
+
+
+def origin(name: str, file: str | None) -> Origin:
+    """Tell whose code a module is, by its name and file."""
+    top = name.partition(".")[0]
+    if top in _OWN:
+        return Origin.ZENRAY
+    if file is None:
+        is_builtin = top in sys.builtin_module_names or (top in sys.stdlib_module_names and top != "__main__")
+        return Origin.STDLIB if is_builtin else Origin.FIRST_PARTY
+    if _INSTALLED.search(file):
+        return Origin.INSTALLED
+    if file.startswith("<frozen") or any(file.startswith(folder + os.sep) for folder in _STDLIB):
+        return Origin.STDLIB
+    return Origin.FIRST_PARTY
+
+
+def origin_of_module(module: ModuleType) -> Origin:
+    """Tell whose code a loaded module is."""
+    return origin(module.__name__, module_file(module))
+
+
+def module_file(module: ModuleType) -> str | None:
+    """Return the file of a module; for a package without ``__init__`` a path inside its first folder."""
+    file = getattr(module, "__file__", None)
+    if file is not None:
+        return str(file)
+    folders = list(getattr(module, "__path__", ()))
+    return str(Path(folders[0], "__init__.py")) if folders else None
+
+
+def display_name(module_name: str) -> str:
+    """Return the name of a module for people; a script is called like the module it would be if imported."""
+    if module_name != "__main__":
+        return module_name
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
+
+
+def project_root(file: str) -> str:
+    """Return the folder that paths of a project are relative to: the nearest one above with a mark of a project."""
+    folder = Path(file).absolute().parent
+    for parent in (folder, *folder.parents):
+        if any((parent / mark).exists() for mark in _ROOT_MARKS):
+            return str(parent)
+    return str(folder)
+
+
+def locate(name: str) -> Located | None:
+    """Find a module without importing it or its packages; None where there is none."""
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        folders = tuple(map(str, getattr(loaded, "__path__", ())))
+        return Located(name, getattr(loaded, "__file__", None), folders, hasattr(loaded, "__path__"))
+    parent, _, _ = name.rpartition(".")
+    path: list[str] | None = None
+    if parent:
+        package = locate(parent)
+        if package is None or not package.is_package:
+            return None
+        path = list(package.folders)
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path)
+        if spec is not None:
+            return _located(spec)
+    return None
+
+
+def _located(spec: importlib.machinery.ModuleSpec) -> Located:
+    folders = tuple(map(str, spec.submodule_search_locations or ()))
+    file = spec.origin if spec.has_location else None
+    return Located(spec.name, file, folders, spec.submodule_search_locations is not None)
+
+
+def distribution_of(module_name: str) -> tuple[str, str] | None:
+    """Return the installed distribution (name, version) that a module belongs to; None if there is none.
+
+    Reads the names in one folder of sys.path; the contents of the distributions' lists of files are read only
+    where no distribution is called like the module. The module is not imported.
+    """
+    found = _metadata_folder(module_name)
+    return found and found[1:]
+
+
+def distribution_state(module_name: str) -> tuple[str, str, str] | None:
+    """Return name, version and, where it was installed from a commit or an archive, which one."""
+    found = _metadata_folder(module_name)
+    if found is None:
+        return None
+    folder, name, version = found
+    try:
+        source = json.loads(Path(folder, "direct_url.json").read_text())
+    except (OSError, ValueError):
+        return name, version, ""
+    exact = source.get("vcs_info", {}).get("commit_id") or source.get("archive_info", {}).get("hash")
+    return name, version, str(exact or "")
+
+
+def _metadata_folder(module_name: str) -> tuple[str, str, str] | None:
+    """Return (folder, name, version) of the metadata of the distribution that owns a module."""
+    located = locate(module_name)
+    while located is None and "." in module_name:  # the last part is an attribute, not a module
+        module_name = module_name.rpartition(".")[0]
+        located = locate(module_name)
+    if located is None:
+        return None
+    file = located.file or (str(Path(located.folders[0], "__init__.py")) if located.folders else None)
+    depth = module_name.count(".") + located.is_package
+    if file is None or len(Path(file).parents) <= depth:
+        return None
+    entry = Path(file).parents[depth]
+    top = module_name.partition(".")[0]
+    is_namespace = (entry / top).is_dir() and not (entry / top / "__init__.py").exists()
+    try:
+        changed_ns = entry.stat().st_mtime_ns
+    except OSError:
+        return None
+    named = _metadata_in(str(entry), changed_ns).get(_normalised(top))
+    if named is not None and not is_namespace:
+        return named
+    return _owner(str(entry), changed_ns, top, Path(file).relative_to(entry).as_posix())
+
+
+@functools.lru_cache(maxsize=64)
+def _metadata_in(entry: str, changed_ns: int) -> dict[str, tuple[str, str, str]]:
+    """Return the distributions in a folder of sys.path by normalised name; a folder that changes is read again."""
+    found = {}
+    for path in sorted(Path(entry).iterdir()):
+        if path.suffix not in {".dist-info", ".egg-info"} or "-" not in path.stem:
+            continue
+        name, _, version = path.stem.partition("-")
+        version = version.partition("-py")[0] if path.suffix == ".egg-info" else version
+        found[_normalised(name)] = (str(path), name, version)
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _owner(entry: str, changed_ns: int, top: str, file: str) -> tuple[str, str, str] | None:
+    """Return the distribution whose list of files names a file."""
+    for found in _metadata_in(entry, changed_ns).values():
+        folder = Path(found[0])
+        if _lists(folder / "RECORD", f"{file},") or _lists(folder / "top_level.txt", f"{top}\n"):
+            return found
+    return None
+
+
+def _lists(path: Path, line_start: str) -> bool:
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return False
+    return f"\n{line_start}" in f"\n{text}\n"
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,194 @@
+"""What the text of a module tells that its loaded objects do not: import-time statements, and whether it still holds.
+
+Runs in: driver.
+
+A module such as ``import random; random.seed(3)`` changes what its functions return, though no function refers to
+the 3. So statements that act on something outside of the project's own values count as code of every step that
+imports the module.
+"""
+
+import ast
+import builtins
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+from zenray.fingerprint.bytecode import CodeForm, Import, nested_codes
+
+# Decorators of these modules have no effect but on what they decorate, which is followed by value.
+_QUIET_MODULES = frozenset(
+    {"abc", "builtins", "contextlib", "dataclasses", "enum", "functools", "typing", "types", "typing_extensions"}
+)
+_QUIET_LIBRARIES = frozenset({"attr", "attrs", "pydantic", "msgspec", "zenray", "zenray_materializers"})
+_CONTAINERS = (list, dict, set, bytearray)
+_BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match)
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+class Source:
+    """The text of one module file, parsed."""
+
+    def __init__(self, path: str, data: bytes) -> None:
+        self.path = path
+        self._data = data
+        self.tree = ast.parse(data)
+        self._codes: dict[str, list[CodeType]] | None = None
+
+    def code(self) -> CodeType:
+        """Compile the whole module."""
+        return compile(self._data, self.path, "exec", dont_inherit=True)
+
+    def holds(self, code: CodeType, normal_form: Callable[[CodeType], CodeForm]) -> bool:
+        """Tell whether loaded code is still what the file says, layout aside."""
+        if self._codes is None:
+            self._codes = {}
+            for nested in nested_codes(self.code()):
+                self._codes.setdefault(nested.co_qualname, []).append(nested)
+        candidates = self._codes.get(code.co_qualname, [])
+        if code in candidates:
+            return True
+        digest = normal_form(code).digest
+        return any(normal_form(candidate).digest == digest for candidate in candidates)
+
+    def imports(self) -> Iterator[Import]:
+        """Yield what the module imports while it is itself imported."""
+        return _imports(self.tree.body)
+
+    def import_time_statements(self, namespace: Mapping[str, Any]) -> CodeType | None:
+        """Compile the statements that act on something outside of the module's own values; None if there are none."""
+        statements = list(_effects(self.tree.body, namespace))
+        return _compiled(statements, self.path) if statements else None
+
+    def origin_of(self, name: str) -> CodeType | None:
+        """Compile what was done at module level to make a global: its decorators, or the values assigned to it."""
+        expressions = [made for statement in ast.walk(self.tree) for made in _makers(statement, name)]
+        return _compiled([ast.Expr(made) for made in expressions], self.path) if expressions else None
+
+
+class Sources:
+    """The parsed files of a process; a file that changes is parsed again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, int, int], Source | None]] = {}
+
+    def read(self, path: str) -> Source | None:
+        """Return a parsed file; None where there is none or it is not Python."""
+        try:
+            stat = Path(path).stat()
+        except OSError:
+            return None
+        state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        known = self._known.get(path)
+        if known is None or known[0] != state:
+            known = self._known[path] = (state, _parsed(path))
+        return known[1]
+
+
+def _parsed(path: str) -> Source | None:
+    try:
+        return Source(path, Path(path).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _compiled(statements: list[ast.stmt], path: str) -> CodeType:
+    module = ast.fix_missing_locations(ast.Module(statements, type_ignores=[]))
+    return compile(module, path, "exec", dont_inherit=True)
+
+
+def _imports(body: list[ast.stmt]) -> Iterator[Import]:
+    for statement in body:
+        if isinstance(statement, ast.Import):
+            yield from (Import(alias.name) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            names = tuple(alias.name for alias in statement.names)
+            yield Import(statement.module or "", statement.level, names)
+        elif isinstance(statement, _BLOCKS) and not _is_skipped(statement):
+            yield from _imports(list(_inner(statement)))
+        elif isinstance(statement, ast.ClassDef):
+            yield from _imports(statement.body)
+
+
+def _effects(body: list[ast.stmt], namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
+    for statement in body:
+        if isinstance(statement, _DEFINITIONS):
+            yield from _registrations(statement, namespace)
+        elif isinstance(statement, _BLOCKS):
+            if not _is_skipped(statement) and any(_effects(list(_inner(statement)), namespace)):
+                yield statement
+        elif _acts_outside(statement, namespace):
+            yield statement
+
+
+def _acts_outside(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
+    if isinstance(statement, ast.Expr):
+        value = _root(statement.value, namespace)
+        is_action = not isinstance(statement.value, ast.Constant)
+        return is_action and not isinstance(value, _CONTAINERS) and value is not print and not _is_zenray(value)
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
+        targets = [statement.target]
+    elif isinstance(statement, ast.Delete):
+        targets = statement.targets
+    else:
+        return False
+    # A plain name is a value of the module; an item or attribute of a container is part of one.
+    written = [part for t in targets for part in ast.walk(t) if isinstance(part, ast.Attribute | ast.Subscript)]
+    return any(not isinstance(_root(part, namespace), _CONTAINERS) for part in written)
+
+
+def _registrations(statement: ast.stmt, namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
+    """Yield decorators that leave a function or class as it is: what else would they do than register it."""
+    assert isinstance(statement, _DEFINITIONS)
+    made = namespace.get(statement.name)
+    is_plain = isinstance(made, type) or (isinstance(made, FunctionType) and not hasattr(made, "__wrapped__"))
+    if not is_plain or getattr(made, "__qualname__", None) != statement.name:
+        return
+    for decorator in statement.decorator_list:
+        if not _is_quiet(_root(decorator, namespace), decorator):
+            yield ast.Expr(ast.Call(decorator, [ast.Name(statement.name, ast.Load())], []))
+
+
+def _is_quiet(value: object, decorator: ast.expr) -> bool:
+    module = getattr(value, "__module__", None) or getattr(value, "__name__", None) or ""
+    return module in _QUIET_MODULES or module.partition(".")[0] in _QUIET_LIBRARIES or _is_zenray(value)
+
+
+def _is_zenray(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "zenray"
+
+
+def _root(expression: ast.expr, namespace: Mapping[str, Any]) -> object:
+    """Return the value of the name that an expression such as ``a.b(c)[d]`` starts from; None if there is none."""
+    while not isinstance(expression, ast.Name):
+        inner = getattr(expression, "func", None) or getattr(expression, "value", None)
+        if not isinstance(inner, ast.expr):
+            return None
+        expression = inner
+    return namespace.get(expression.id, getattr(builtins, expression.id, None))
+
+
+def _is_skipped(block: ast.stmt) -> bool:
+    """Tell whether a block does not run on import: the main guard, and what is for type checkers only."""
+    names = {n.id for n in ast.walk(block.test) if isinstance(n, ast.Name)} if isinstance(block, ast.If) else set()
+    attributes = {n.attr for n in ast.walk(block.test) if isinstance(n, ast.Attribute)} if names else set()
+    is_guard = "__name__" in names or "TYPE_CHECKING" in names | attributes
+    return isinstance(block, ast.If) and is_guard and not block.orelse
+
+
+def _inner(block: ast.stmt) -> Iterator[ast.stmt]:
+    for name in ("body", "orelse", "finalbody"):
+        yield from getattr(block, name, ())
+    for part in (*getattr(block, "handlers", ()), *getattr(block, "cases", ())):
+        yield from part.body
+
+
+def _makers(statement: ast.AST, name: str) -> Iterator[ast.expr]:
+    if isinstance(statement, _DEFINITIONS) and statement.name == name:
+        yield from statement.decorator_list
+    elif isinstance(statement, ast.Assign):
+        names = {n.id for target in statement.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+        if name in names:
+            yield statement.value

@@ -1,0 +1,290 @@
+"""How values that code refers to are written: plain data, containers, callables and the state of instances.
+
+Runs in: driver.
+"""
+
+import copyreg
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from fractions import Fraction
+from pathlib import PurePath
+from typing import Any, Protocol
+from uuid import UUID
+
+from zenray.fingerprint.bytecode import normal_form
+from zenray.fingerprint.parts import Form
+from zenray.hashing import encode
+
+_PLAIN = frozenset(
+    {type(None), bool, int, float, complex, bytes, bytearray, date, time, datetime, timedelta, timezone, range}
+    | {Decimal, Fraction, UUID}
+)
+_SEQUENCES = frozenset({list, tuple})
+_SETS = frozenset({set, frozenset})
+_MAPPINGS = frozenset({dict, types.MappingProxyType})
+# They guard state, they hold none; that one is open or taken says nothing about the code.
+_INERT = frozenset({"_thread.lock", "_thread.RLock"})
+# How to get the plain content of an instance of a subclass without running methods of that subclass.
+_CONTENT: dict[type, Callable[[Any], Any]] = {
+    list: lambda v: list.__getitem__(v, slice(None)),
+    tuple: lambda v: tuple.__getitem__(v, slice(None)),
+    dict: dict.copy,
+    set: set.copy,
+    frozenset: frozenset.copy,
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__pos__,
+    bytes: lambda v: bytes.__getitem__(v, slice(None)),
+    bytearray: lambda v: bytearray.__getitem__(v, slice(None)),
+}
+_RECURSION_LIMIT = 200
+_SIZE_LIMIT_BYTES = 1 << 28
+_UNNAMED = object()
+
+
+class Walk(Protocol):
+    """What the writer of values needs from the walk that it is part of."""
+
+    @property
+    def root(self) -> str:
+        """The folder that paths of the project are relative to."""
+
+    def link(self, thing: Any, form: Form, name: str) -> None:
+        """Write a reference to a function, class, module or instance, and visit it later."""
+
+    def is_first_party(self, thing: type | types.FunctionType) -> bool:
+        """Tell whether a class or function is the project's own."""
+
+    def note_distribution(self, module_name: str) -> None:
+        """Note that code of an installed module is used."""
+
+    def problem(self, text: str) -> None:
+        """Note why the closure cannot be known."""
+
+
+class Values:
+    """Writes values, by content, into forms."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._open: list[int] = []
+
+    def write(self, value: Any, form: Form, name: str) -> None:
+        """Write any value; what has no content that can be compared becomes a problem that names it."""
+        if id(value) in self._open:
+            form.text("cycle", str(len(self._open) - self._open.index(id(value))))
+            return
+        if len(self._open) > _RECURSION_LIMIT:
+            self._walk.problem(f"{name} is nested too deeply to be compared; pass it to the step as a parameter")
+            return
+        self._open.append(id(value))
+        try:
+            self._write(value, form, name)
+        finally:
+            self._open.pop()
+
+    def _write(self, value: Any, form: Form, name: str) -> None:
+        kind = type(value)
+        if kind in _PLAIN:
+            form.raw(encode(value))
+        elif kind is str or isinstance(value, PurePath):
+            self._text(value, form)
+        elif kind in _SEQUENCES:
+            self._all(kind.__name__, value, form, name)
+        elif kind in _SETS:
+            self._all(kind.__name__, sorted(value, key=_order), form, name)
+        elif kind in _MAPPINGS:
+            self._all(kind.__name__, [part for item in value.items() for part in item], form, name)
+        elif isinstance(value, type | types.FunctionType | types.ModuleType) and kind is not types.GenericAlias:
+            self._walk.link(value, form, name)
+        else:
+            self._object(value, form, name)
+
+    def _all(self, tag: str, values: Iterable[Any], form: Form, name: str) -> None:
+        values = list(values)
+        form.text(tag, str(len(values)))
+        for value in values:
+            self.write(value, form, name)
+
+    def _text(self, value: str | PurePath, form: Form) -> None:
+        """Write text; a path inside the project is written relative to it, so that a copy elsewhere is the same."""
+        text = value if isinstance(value, str) else value.as_posix()
+        root = self._walk.root
+        tag = "str" if isinstance(value, str) else "path"
+        if text == root or text.startswith(root + "/"):
+            form.text(tag, "in project", text[len(root) :])
+        else:
+            form.text(tag, "", text)
+
+    def _object(self, value: Any, form: Form, name: str) -> None:
+        parts = _parts_of_callable(value)
+        if is_zenray(value) and hasattr(value, "__wrapped__"):
+            self.write(value.__wrapped__, form, name)
+        elif value is Ellipsis or value is NotImplemented:
+            form.text("named", repr(value))
+        elif parts is not None:
+            self._all(parts[0], parts[1:], form, name)
+        elif _type_name(value) in _INERT:
+            form.text("inert", _type_name(value))
+        elif isinstance(value, Enum):
+            form.text("member", str(value.name))
+            self._walk.link(type(value), form, name)
+        elif isinstance(value, types.CodeType):
+            form.text("code", normal_form(value).digest)
+        elif isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
+            self._builtin(value, form, name)
+        elif isinstance(
+            value,
+            types.WrapperDescriptorType
+            | types.MethodDescriptorType
+            | types.ClassMethodDescriptorType
+            | types.GetSetDescriptorType
+            | types.MemberDescriptorType,
+        ):
+            form.text("descriptor", value.__name__)
+            # A slot of a class of the project is written with that class.
+            form.text(value.__objclass__.__qualname__)
+        else:
+            self._walk.link(value, form, name)
+
+    def _builtin(self, value: Any, form: Form, name: str) -> None:
+        owner = value.__self__
+        form.text("builtin", value.__name__)
+        if owner is None or isinstance(owner, types.ModuleType):
+            module = getattr(value, "__module__", None) or "builtins"
+            form.text(module)
+            self._walk.note_distribution(module)
+            if module in sys.modules and self._is_compiled_first_party(value, module):
+                self._walk.problem(f"{name} is compiled code of the project, which cannot be followed")
+        else:
+            self.write(owner, form, name)
+
+    def _is_compiled_first_party(self, value: Any, module: str) -> bool:
+        stand_in = types.FunctionType((lambda: None).__code__, vars(sys.modules[module]))
+        return self._walk.is_first_party(stand_in)
+
+    def write_instance(self, value: Any, form: Form, name: str) -> None:
+        """Write an instance: its class and its state."""
+        kind = type(value)
+        if self._walk.is_first_party(kind) and not _has_foreign_state(kind, self._walk.is_first_party):
+            self._walk.link(kind, form, name)
+            self._own_state(value, form, name)
+            return
+        known = _known_name(value, name)
+        if known is not None:
+            form.text("named", *known)
+            self._walk.note_distribution(known[0])
+            return
+        if getattr(value, "nbytes", 0) > _SIZE_LIMIT_BYTES:
+            self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
+            return
+        self._reduced(value, form, name)
+
+    def _own_state(self, value: Any, form: Form, name: str) -> None:
+        for base, content in _CONTENT.items():
+            if isinstance(value, base):
+                self.write(content(value), form, name)
+        if isinstance(value, BaseException):
+            self.write(value.args, form, name)
+        state = dict(getattr(value, "__dict__", {}))
+        for base in type(value).__mro__:
+            slots = base.__dict__.get("__slots__", ())
+            for slot in (slots,) if isinstance(slots, str) else slots:
+                state.setdefault(slot, getattr(value, slot, _UNNAMED))
+        items = [(key, part) for key, part in state.items() if part is not _UNNAMED and key not in _SKIPPED_STATE]
+        form.text("state", str(len(items)))
+        for key, part in items:
+            form.text(str(key))
+            self.write(part, form, f"{name}.{key}")
+
+    def _reduced(self, value: Any, form: Form, name: str) -> None:
+        """Write what pickle would write: the only general way to see the content of an object of a library."""
+        kind = type(value)
+        try:
+            reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(kind)
+            reduced = reducer(value) if reducer else value.__reduce_ex__(4)
+            if isinstance(reduced, str):
+                form.text("global", reduced)
+                self._walk.link(kind, form, name)
+                return
+            call, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+            content = [call, arguments, state, list(items or ()), [list(pair) for pair in pairs or ()]]
+        except Exception as error:  # noqa: BLE001  a library's own code may raise anything here
+            about = f"{kind.__module__}.{kind.__qualname__}"
+            self._walk.problem(
+                f"{name} is a {about}, whose content cannot be compared ({type(error).__name__}); "
+                "create it inside the step or pass what it is made from as a parameter"
+            )
+            return
+        self._walk.note_distribution(kind.__module__)
+        self._all("reduced", content, form, name)
+
+
+def is_zenray(value: Any) -> bool:
+    """Tell whether an object is one of ZenRay's own, such as a step."""
+    return type(value).__module__.partition(".")[0] == "zenray"
+
+
+_SKIPPED_STATE = frozenset({"__dict__", "__weakref__", "__objclass__"})
+
+
+def _parts_of_callable(value: Any) -> tuple[Any, ...] | None:
+    """Take apart the callables and descriptors of the standard library."""
+    if isinstance(value, functools.partial | functools.partialmethod):
+        return "partial", value.func, value.args, value.keywords, dict(vars(value))
+    if isinstance(value, types.MethodType):
+        return "method", value.__func__, value.__self__
+    if isinstance(value, staticmethod | classmethod):
+        return type(value).__name__, value.__func__
+    if isinstance(value, property | types.DynamicClassAttribute):
+        return "property", value.fget, value.fset, value.fdel
+    if isinstance(value, functools.cached_property):
+        return "cached_property", value.func
+    if isinstance(value, functools._lru_cache_wrapper):
+        return "cached", value.__wrapped__
+    if isinstance(value, types.GenericAlias):
+        return "alias", value.__origin__, value.__args__
+    if isinstance(value, types.UnionType):
+        return "union", *value.__args__
+    return None
+
+
+def _order(value: Any) -> tuple[str, bytes]:
+    """Return a key to sort the elements of a set by, which have an order that differs between processes."""
+    try:
+        return "", encode(value)
+    except TypeError:
+        label = getattr(value, "__qualname__", None) or repr(value)
+        return _type_name(value), str(label).encode()
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _has_foreign_state(kind: type, is_first_party: Callable[[type], bool]) -> bool:
+    """Tell whether instances may hold state that neither attributes nor the content of a builtin show."""
+    known = (object, BaseException, *_CONTENT)
+    return any(
+        base not in known and not is_first_party(base) and not issubclass(base, BaseException | Enum)
+        for base in kind.__mro__
+        if vars(base).keys() - {"__module__", "__doc__", "__dict__", "__weakref__", "__slots__"}
+        and base.__module__ not in {"abc", "typing", "collections.abc", "builtins"}
+    )
+
+
+def _known_name(value: Any, name: str) -> tuple[str, str] | None:
+    """Return module and name of an object that a library offers under the name it is used by, such as a logger."""
+    top = type(value).__module__.partition(".")[0]
+    for key in (getattr(value, "__name__", None), name.rpartition(".")[2]):
+        for module_name, module in sorted(sys.modules.items()):
+            is_same = module_name == top or module_name.startswith(f"{top}.")
+            if is_same and isinstance(key, str) and getattr(module, "__dict__", {}).get(key) is value:
+                return module_name, key
+    return None

@@ -1,0 +1,218 @@
+"""A SQL database as the metadata store uses it: a connection per thread, explicit transactions, own errors.
+
+Runs in: driver.
+"""
+
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from zenray.errors import MetadataError
+from zenray.metadata import migration
+from zenray.metadata.failures import is_disconnect, translate
+
+# SQLite: take the write lock at once, so that a transaction waits for its turn at its beginning, and never
+# fails half way because another process wrote in between.
+_BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
+
+
+class Database:
+    """A database by its SQLAlchemy URL; connects, and creates or upgrades its tables, on first use.
+
+    ``sqlite://`` is a private database that is gone when this object is. Safe to use from many threads. A read
+    is a statement of its own; what must hold together goes through ``transaction``.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 60.0) -> None:
+        self._url = _parse(url)
+        self._busy_timeout_s = busy_timeout_s
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._connections: list[tuple[threading.Thread, Connection]] = []
+        if self._url.get_backend_name() == "sqlite":
+            self._url = self._with_absolute_path(self._url)
+        self.name = self._url.render_as_string(hide_password=True)
+
+    @property
+    def dialect(self) -> str:
+        """The kind of database: ``sqlite``, ``postgresql``, ``mysql`` or ``mariadb``."""
+        return self._url.get_backend_name()
+
+    def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """Return all rows of a query; a connection that was lost while idle is replaced once."""
+        try:
+            return self._execute(statement, parameters)
+        except SQLAlchemyError as exc:
+            self.release()
+            if not is_disconnect(exc):
+                raise self._error(exc, "read the metadata store") from exc
+        try:
+            return self._execute(statement, parameters)
+        except SQLAlchemyError as exc:
+            self.release()
+            raise self._error(exc, "read the metadata store") from exc
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run the block's writes as one; an exception undoes them all."""
+        try:
+            connection = self._connection()
+            connection.exec_driver_sql(_BEGIN.get(self.dialect, "BEGIN"))
+            yield connection
+            connection.exec_driver_sql("COMMIT")
+        except SQLAlchemyError as exc:
+            self.release()
+            raise self._error(exc, "write to the metadata store") from exc
+        except BaseException:
+            self.release()
+            raise
+
+    def insert(self, table: Table) -> Any:
+        """Return an INSERT of the dialect, which is the one that knows about conflicts."""
+        backend = "mysql" if self.dialect == "mariadb" else self.dialect
+        return import_module(f"sqlalchemy.dialects.{backend}").insert(table)
+
+    def upsert(self, table: Table, *, is_first_kept: bool = False) -> Executable:
+        """Return an INSERT that on an existing primary key overwrites the row, or leaves it alone."""
+        statement = self.insert(table)
+        keys = [c.name for c in table.primary_key]
+        others = [c.name for c in table.columns if c.name not in keys]
+        if self.dialect in ("mysql", "mariadb"):
+            columns = keys[:1] if is_first_kept else others  # a key set to itself: the row stays as it is
+            source = table.c if is_first_kept else statement.inserted
+            result = statement.on_duplicate_key_update({name: source[name] for name in columns})
+        elif is_first_kept:
+            result = statement.on_conflict_do_nothing(index_elements=keys)
+        else:
+            values = {name: statement.excluded[name] for name in others}
+            result = statement.on_conflict_do_update(index_elements=keys, set_=values)
+        assert isinstance(result, Executable)
+        return result
+
+    def release(self) -> None:
+        """Close this thread's connection, and with it what it had begun; the next use opens another."""
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            with self._lock:
+                self._connections = [(t, c) for t, c in self._connections if c is not connection]
+            _close(connection)
+
+    def upgrade(self) -> None:
+        """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
+        with self._lock:
+            self._open(is_upgrade_allowed=True)
+
+    def close(self) -> None:
+        """Close the connections of all threads; the next use opens new ones."""
+        with self._lock:
+            connections, self._connections = self._connections, []
+            self._local = threading.local()
+            engine, self._engine = self._engine, None
+        for _, connection in connections:
+            _close(connection)
+        if engine is not None:
+            engine.dispose()
+
+    def _execute(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
+        return self._connection().execute(statement, parameters).all()
+
+    def _connection(self) -> Connection:
+        connection: Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            with self._lock:
+                engine = self._engine or self._open(is_upgrade_allowed=False)
+                self._close_dead_threads()
+                connection = engine.connect()
+                self._connections.append((threading.current_thread(), connection))
+            self._local.connection = connection
+        return connection
+
+    def _close_dead_threads(self) -> None:
+        for thread, connection in self._connections:
+            if not thread.is_alive():
+                _close(connection)
+        self._connections = [(t, c) for t, c in self._connections if t.is_alive()]
+
+    def _open(self, *, is_upgrade_allowed: bool) -> Engine:
+        engine = self._create_engine()
+        try:
+            migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
+        except SQLAlchemyError as exc:
+            engine.dispose()
+            raise self._error(exc, "open the metadata store") from exc
+        self._engine = engine
+        return engine
+
+    def _create_engine(self) -> Engine:
+        arguments: dict[str, Any] = {}
+        if self.dialect == "sqlite":
+            arguments = {"timeout": self._busy_timeout_s, "check_same_thread": False}
+        try:
+            engine = create_engine(
+                self._url,
+                poolclass=NullPool,
+                isolation_level="AUTOCOMMIT",
+                connect_args=arguments,
+                hide_parameters=True,
+            )
+        except ImportError as exc:
+            raise MetadataError(
+                f"the driver for {self.name!r} is not installed ({exc}): install it, for example "
+                "`pip install psycopg[binary]` for PostgreSQL or `pip install pymysql` for MySQL (mysql+pymysql://...)"
+            ) from exc
+        except SQLAlchemyError as exc:
+            raise self._error(exc, "open the metadata store") from exc
+        if self.dialect == "sqlite":
+            event.listen(engine, "connect", _set_pragmas)
+        return engine
+
+    def _error(self, exc: SQLAlchemyError, what: str) -> MetadataError:
+        return translate(exc, what=what, url=self.name)
+
+    def _with_absolute_path(self, url: URL) -> URL:
+        """Return the URL independent of the working directory; without a path, that of a temporary file.
+
+        SQLite's own in-memory databases belong to one connection, and this class has one for each thread.
+        """
+        if url.database in (None, "", ":memory:"):
+            folder = tempfile.mkdtemp(prefix="zenray-metadata-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            return url.set(database=str(Path(folder, "ledger.db")))
+        return url.set(database=str(Path(str(url.database)).expanduser().absolute()))
+
+
+def _parse(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as exc:
+        raise MetadataError(
+            "the metadata store's URL cannot be read; write it like 'sqlite:////path/ledger.db' "
+            "or 'postgresql+psycopg://user@host/database'"
+        ) from exc
+
+
+def _set_pragmas(connection: Any, _: object) -> None:
+    """Set what SQLite forgets with each connection.
+
+    With a write-ahead log, synchronous=NORMAL loses no consistency: a power cut may undo the last commits, a
+    killed process undoes none (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    """
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _close(connection: Connection) -> None:
+    with suppress(SQLAlchemyError):  # it may be gone already, and what it had begun with it
+        connection.close()

@@ -1,0 +1,93 @@
+"""Who works on a run: a lease that must be renewed, and a fence, a number that grows with every owner.
+
+Runs in: driver.
+
+Every write of an owner carries its fence. Once another process has taken the run over the number in the
+database is higher, and the write is refused, however late it comes.
+"""
+
+import time
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from zenray.errors import NotFoundError, RunLostError
+from zenray.metadata.database import Database
+from zenray.metadata.rows import to_json
+from zenray.metadata.schema import attempts, runs, step_runs
+from zenray.model import Status
+
+_UNFINISHED = (Status.WAITING.value, Status.RUNNING.value)
+_CURRENT = select(runs.c.fence, runs.c.owner, runs.c.lease_until, runs.c.status).with_for_update()
+
+
+def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_owner_dead: bool = False) -> int:
+    """Become the owner of a run and return the new fence; see ``Ledger.acquire_lease``."""
+    with database.transaction() as connection:
+        row = _current(connection, run_id)
+        left_s = (row.lease_until or 0.0) - time.time()
+        if row.status in _UNFINISHED and left_s > 0 and row.owner != owner and not is_owner_dead:
+            raise RunLostError(
+                f"run {run_id!r} is being worked on by {row.owner!r}, whose lease lasts {left_s:.0f} s more: "
+                f"wait for it, or end it with `zenray run stop {run_id}`"
+            )
+        fence = int(row.fence) + 1
+        values = {"fence": fence, "owner": owner, "lease_until": time.time() + ttl_s}
+        connection.execute(update(runs).where(runs.c.run_id == run_id), values)
+    return fence
+
+
+def check(connection: Connection, run_id: str, fence: int) -> None:
+    """Lock the run's row and raise RunLostError unless its fence is still ``fence``."""
+    row = connection.execute(_CURRENT.where(runs.c.run_id == run_id)).one_or_none()
+    if row is None:
+        raise RunLostError(f"run {run_id!r} has been deleted while it was being worked on; start a new one")
+    if row.fence != fence:
+        raise RunLostError(
+            f"run {run_id!r} has been taken over by {row.owner or 'another process'!r} (fence {row.fence}, ours is "
+            f"{fence}): nothing more was written from here; see `zenray run show {run_id}`"
+        )
+
+
+def renew(connection: Connection, run_id: str, *, ttl_s: float) -> None:
+    """Move the end of the lease, inside a transaction that has checked the fence; a finished run has none."""
+    statement = update(runs).where(runs.c.run_id == run_id, runs.c.status.in_(_UNFINISHED))
+    connection.execute(statement, {"lease_until": time.time() + ttl_s})
+
+
+def end(connection: Connection, run_id: str, fence: int) -> None:
+    """Let the lease end now, if it is still ours."""
+    connection.execute(update(runs).where(runs.c.run_id == run_id, runs.c.fence == fence), {"lease_until": time.time()})
+
+
+def mark_lost(database: Database, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
+    """Fail a run that nobody works on; see ``Ledger.mark_lost``."""
+    with database.transaction() as connection:
+        row = _current(connection, run_id)
+        is_abandoned = is_owner_dead or (row.lease_until is not None and row.lease_until < now)
+        if row.status not in _UNFINISHED or not is_abandoned:
+            return False
+        message = f"the process that worked on the run ({row.owner or 'unknown'}) ended without finishing it"
+        error = to_json({"kind": "driver lost", "type": "RunLostError", "message": message, "traceback": ""})
+        failed = {"status": Status.FAILED.value, "ended_at": now, "error": error}
+        running = Status.RUNNING.value
+        connection.execute(
+            update(runs).where(runs.c.run_id == run_id), failed | {"fence": row.fence + 1, "lease_until": None}
+        )
+        for table in (step_runs, attempts):
+            connection.execute(update(table).where(table.c.run_id == run_id, table.c.status == running), failed)
+        connection.execute(
+            update(step_runs).where(step_runs.c.run_id == run_id, step_runs.c.status == Status.WAITING.value),
+            {"status": Status.SKIPPED.value, "reason": "driver lost"},
+        )
+        connection.execute(
+            update(attempts).where(attempts.c.run_id == run_id, attempts.c.status == Status.WAITING.value), failed
+        )
+    return True
+
+
+def _current(connection: Connection, run_id: str) -> Any:
+    row = connection.execute(_CURRENT.where(runs.c.run_id == run_id)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no run {run_id!r}; see `zenray run list`")
+    return row

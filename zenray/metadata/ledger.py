@@ -1,0 +1,398 @@
+"""The record of what ran: runs, step runs, artifacts, code and cache entries, found, listed and deleted.
+
+Runs in: driver.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, Self
+
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, or_, select, true, union
+
+from zenray.errors import MetadataError, NotFoundError, suggest
+from zenray.metadata import leases, rows
+from zenray.metadata.database import Database
+from zenray.metadata.records import (
+    ArtifactRecord,
+    AttemptRecord,
+    CacheEntry,
+    PipelineRecord,
+    RunRecord,
+    RunState,
+    StepInput,
+    StepOutput,
+    StepRunRecord,
+)
+from zenray.metadata.schema import (
+    artifacts,
+    attempts,
+    cache_entries,
+    cache_outputs,
+    code,
+    runs,
+    step_inputs,
+    step_outputs,
+    step_runs,
+)
+from zenray.model import Json, Manifest, Status
+
+_CHUNK = 500  # values in one IN (...): every database takes as many
+_CACHE_LOOKUP = (
+    select(
+        cache_entries.c.key,
+        cache_entries.c.run_id,
+        cache_entries.c.name,
+        cache_entries.c.created_at,
+        cache_outputs.c.output,
+        cache_outputs.c.digest,
+        artifacts.c.manifest,
+    )
+    .select_from(cache_entries)
+    .outerjoin(
+        cache_outputs, (cache_outputs.c.key == cache_entries.c.key) & (cache_outputs.c.store == cache_entries.c.store)
+    )
+    .outerjoin(artifacts, (artifacts.c.digest == cache_outputs.c.digest) & (artifacts.c.store == cache_entries.c.store))
+    .where(cache_entries.c.key.in_(bindparam("keys", expanding=True)), cache_entries.c.store == bindparam("store"))
+    .order_by(cache_entries.c.key, cache_outputs.c.position)
+)
+_ARTIFACT = select(artifacts.c.manifest, artifacts.c.store, artifacts.c.created_at)
+
+
+class Ledger:
+    """The metadata store at a SQLAlchemy URL; opened, and where need be created, on first use.
+
+    Safe to use from many threads and processes. Every method is one transaction. While a run goes on its step
+    runs are written by a ``LedgerWriter``. Raises MetadataError where the database cannot be used.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 60.0) -> None:
+        self.database = Database(url, busy_timeout_s=busy_timeout_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        self.database.close()
+
+    # --- runs ---
+
+    def create_run(self, run: RunRecord) -> None:
+        """Record a new run; MetadataError where the id is taken."""
+        with self.database.transaction() as connection:
+            connection.execute(runs.insert(), rows.run_to_row(run))
+
+    def finish_run(
+        self,
+        run_id: str,
+        status: Status,
+        *,
+        ended_at: float,
+        error: Mapping[str, Json] | None = None,
+        outputs: Json = None,
+        fence: int,
+    ) -> None:
+        """Set how a run ended; RunLostError where ``fence`` is not the run's any more."""
+        batch = rows.Batch()
+        batch.add(RunState(run_id, status, ended_at=ended_at, error=error, outputs=outputs))
+        with self.database.transaction() as connection:
+            leases.check(connection, run_id, fence)
+            rows.BatchWriter(self.database).write(connection, batch)
+
+    def find_run(self, run_id: str) -> RunRecord:
+        """Return a run by its id or the beginning of it; NotFoundError where that is no run, or several."""
+        found = self.database.read(select(runs).where(runs.c.run_id == run_id))
+        if not found and run_id:
+            query = select(runs).where(runs.c.run_id.startswith(run_id, autoescape=True))
+            found = self.database.read(query.order_by(runs.c.started_at.desc()).limit(9))
+        _only_one(len(found), "run", run_id, (r.run_id for r in found), self._recent_run_ids)
+        return rows.run_from_row(found[0])
+
+    def list_runs(
+        self,
+        pipeline: str | None = None,
+        *,
+        status: Status | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> tuple[RunRecord, ...]:
+        """Return runs, newest first; ``before`` is the start of the last one seen, to go on from there."""
+        query = select(runs).order_by(runs.c.started_at.desc(), runs.c.run_id.desc()).limit(limit)
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline == pipeline)
+        if status is not None:
+            query = query.where(runs.c.status == status.value)
+        if before is not None:
+            query = query.where(runs.c.started_at < before)
+        return tuple(map(rows.run_from_row, self.database.read(query)))
+
+    def pipelines(self) -> tuple[PipelineRecord, ...]:
+        """Return all pipelines that have runs, by name."""
+        query = select(runs.c.pipeline, func.count(), func.max(runs.c.started_at)).group_by(runs.c.pipeline)
+        return tuple(PipelineRecord(*row) for row in self.database.read(query.order_by(runs.c.pipeline)))
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run with its step runs and attempts; artifacts and cache entries stay. Idempotent."""
+        with self.database.transaction() as connection:
+            connection.execute(delete(runs).where(runs.c.run_id == run_id))
+
+    # --- leases ---
+
+    def acquire_lease(self, run_id: str, owner: str, *, ttl_s: float, is_owner_dead: bool = False) -> int:
+        """Become the owner of a run and return the fence that its writes must carry.
+
+        RunLostError where another owner's lease lasts, unless the caller knows that this owner is dead.
+        Whoever owned the run before can write nothing more.
+        """
+        return leases.acquire(self.database, run_id, owner, ttl_s=ttl_s, is_owner_dead=is_owner_dead)
+
+    def renew_lease(self, run_id: str, fence: int, *, ttl_s: float) -> None:
+        """Let the lease last ``ttl_s`` from now; RunLostError where ``fence`` is not the run's any more."""
+        with self.database.transaction() as connection:
+            leases.check(connection, run_id, fence)
+            leases.renew(connection, run_id, ttl_s=ttl_s)
+
+    def expired_runs(self, now: float) -> tuple[RunRecord, ...]:
+        """Return the unfinished runs whose lease ended before ``now``, oldest first."""
+        unfinished = runs.c.status.in_([s.value for s in Status if not s.is_finished])
+        query = select(runs).where(unfinished, runs.c.lease_until < now).order_by(runs.c.started_at)
+        return tuple(map(rows.run_from_row, self.database.read(query)))
+
+    def mark_lost(self, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
+        """Fail an unfinished run whose lease ended before ``now``, or whose owner the caller knows to be dead.
+
+        Running step runs fail with kind ``driver lost``, waiting ones are skipped. An owner that lives after all
+        finds its fence outdated. Returns False, and changes nothing, where the run is finished or still owned.
+        """
+        return leases.mark_lost(self.database, run_id, now=now, is_owner_dead=is_owner_dead)
+
+    # --- step runs ---
+
+    def step_runs(self, run_id: str) -> tuple[StepRunRecord, ...]:
+        """Return the step runs of a run in the order they were created."""
+        query = select(step_runs).where(step_runs.c.run_id == run_id)
+        return tuple(
+            map(rows.step_from_row, self.database.read(query.order_by(step_runs.c.position, step_runs.c.name)))
+        )
+
+    def step_run(self, run_id: str, name: str) -> StepRunRecord:
+        """Return one step run; NotFoundError lists those that are there."""
+        found = self.database.read(select(step_runs).where(step_runs.c.run_id == run_id, step_runs.c.name == name))
+        if not found:
+            names = self.database.read(select(step_runs.c.name).where(step_runs.c.run_id == run_id))
+            raise NotFoundError(f"run {run_id!r} has no step {name!r}: {suggest(name, (row.name for row in names))}")
+        return rows.step_from_row(found[0])
+
+    def step_counts(self, run_ids: Sequence[str]) -> dict[str, dict[Status, int]]:
+        """Return for each run how many of its step runs have which status."""
+        counts: dict[str, dict[Status, int]] = {run_id: {} for run_id in run_ids}
+        query = (
+            select(step_runs.c.run_id, step_runs.c.status, func.count())
+            .where(step_runs.c.run_id.in_(bindparam("keys", expanding=True)))
+            .group_by(step_runs.c.run_id, step_runs.c.status)
+        )
+        for run_id, status, count in self._read_in_chunks(query, run_ids):
+            counts[run_id][Status(status)] = count
+        return counts
+
+    def previous_step_runs(
+        self, step: str, *, before: float, module: str | None = None, limit: int = 20
+    ) -> tuple[StepRunRecord, ...]:
+        """Return the step runs of a definition that started before a time, newest first."""
+        query = select(step_runs).where(step_runs.c.step == step, step_runs.c.started_at < before)
+        if module is not None:
+            query = query.where(step_runs.c.module == module)
+        found = self.database.read(query.order_by(step_runs.c.started_at.desc()).limit(limit))
+        return tuple(map(rows.step_from_row, found))
+
+    def attempts(self, run_id: str, name: str | None = None) -> tuple[AttemptRecord, ...]:
+        """Return the attempts of a step run, or of all step runs of a run, by name and number."""
+        query = _of_run(attempts, run_id, name).order_by(attempts.c.name, attempts.c.number)
+        return tuple(map(rows.attempt_from_row, self.database.read(query)))
+
+    def inputs(self, run_id: str, name: str | None = None) -> tuple[StepInput, ...]:
+        """Return the inputs of a step run, or of all step runs of a run, by name, argument and position."""
+        order = step_inputs.c.name, step_inputs.c.argument, step_inputs.c.position
+        query = _of_run(step_inputs, run_id, name).order_by(*order)
+        return tuple(StepInput(*row) for row in self.database.read(query))
+
+    def outputs(self, run_id: str, name: str | None = None) -> tuple[StepOutput, ...]:
+        """Return the outputs of a step run, or of all step runs of a run, by name, position and output."""
+        order = step_outputs.c.name, step_outputs.c.position, step_outputs.c.output
+        query = _of_run(step_outputs, run_id, name).order_by(*order)
+        return tuple(StepOutput(*row) for row in self.database.read(query))
+
+    def producers(self, digest: str) -> tuple[StepOutput, ...]:
+        """Return the outputs that are this artifact: who made it."""
+        return tuple(
+            StepOutput(*row) for row in self.database.read(select(step_outputs).where(step_outputs.c.digest == digest))
+        )
+
+    def consumers(self, digest: str) -> tuple[StepInput, ...]:
+        """Return the inputs that are this artifact: who uses it."""
+        return tuple(
+            StepInput(*row) for row in self.database.read(select(step_inputs).where(step_inputs.c.digest == digest))
+        )
+
+    def code_parts(self, digest: str) -> tuple[Mapping[str, Json], ...]:
+        """Return what a code digest is made of; empty where it is not recorded."""
+        found = self.database.read(select(code.c.parts).where(code.c.digest == digest))
+        return tuple(rows.from_json(found[0].parts)) if found else ()
+
+    # --- artifacts and cache ---
+
+    def artifact(self, digest: str, *, store: str | None = None) -> ArtifactRecord:
+        """Return an artifact by its digest or the beginning of it; of several stores' copies the newest."""
+        query = _ARTIFACT.order_by(artifacts.c.created_at.desc())
+        if store is not None:
+            query = query.where(artifacts.c.store == store)
+        # Digests are hexadecimal, so "g" ends the range; unlike LIKE this uses the index everywhere.
+        in_range = (artifacts.c.digest >= digest) & (artifacts.c.digest < digest + "g")
+        found = [_artifact(row) for row in self.database.read(query.where(in_range).limit(9))] if digest else []
+        _only_one(len({a.digest for a in found}), "artifact", digest, (a.digest for a in found))
+        return found[0]
+
+    def artifacts(self, digests: Iterable[str], *, store: str) -> dict[str, ArtifactRecord]:
+        """Return those of the given artifacts that a store has, by digest."""
+        query = _ARTIFACT.where(artifacts.c.digest.in_(bindparam("keys", expanding=True)), artifacts.c.store == store)
+        return {record.digest: record for record in map(_artifact, self._read_in_chunks(query, tuple(digests)))}
+
+    def list_artifacts(
+        self,
+        *,
+        store: str | None = None,
+        type_name: str | None = None,
+        before: float | None = None,
+        limit: int = 100,
+    ) -> tuple[ArtifactRecord, ...]:
+        """Return artifacts, newest first; ``before`` is the creation of the last one seen."""
+        query = _ARTIFACT.order_by(artifacts.c.created_at.desc(), artifacts.c.digest).limit(limit)
+        if store is not None:
+            query = query.where(artifacts.c.store == store)
+        if type_name is not None:
+            query = query.where(artifacts.c.type_name == type_name)
+        if before is not None:
+            query = query.where(artifacts.c.created_at < before)
+        return tuple(map(_artifact, self.database.read(query)))
+
+    def find_cache_entries(self, keys: Sequence[str], store: str) -> dict[str, tuple[CacheEntry, tuple[Manifest, ...]]]:
+        """Return what is recorded for keys in a store, with the manifests of the outputs in their order.
+
+        One query for each 500 keys. An entry with an output that the ledger does not know is left out.
+        """
+        found: dict[str, tuple[list[tuple[str, str]], list[Manifest | None], Any]] = {}
+        for row in self._read_in_chunks(_CACHE_LOOKUP, keys, store=store):
+            outputs, manifests, _ = found.setdefault(row[0], ([], [], row))
+            if row[4] is not None:  # else an entry without outputs
+                outputs.append((row[4], row[5]))
+                manifests.append(rows.manifest_from_text(row[6]) if row[6] is not None else None)
+        result = {}
+        for key, (outputs, manifests, row) in found.items():
+            known = tuple(m for m in manifests if m is not None)
+            if len(known) == len(outputs):
+                result[key] = CacheEntry(key, store, row[1], row[2], tuple(outputs), row[3]), known
+        return result
+
+    def delete_cache_entries(
+        self,
+        *,
+        keys: Sequence[str] | None = None,
+        digests: Sequence[str] | None = None,
+        before: float | None = None,
+        store: str | None = None,
+    ) -> int:
+        """Delete the cache entries that fit all that is given, and return how many those were.
+
+        ``digests`` are artifacts: entries with one of them among their outputs fit; ``before`` is a time of creation.
+        """
+        if keys is None and digests is None and before is None and store is None:
+            raise MetadataError("which cache entries to delete was not said: give keys, digests, before or store")
+        statement = delete(cache_entries)
+        if before is not None:
+            statement = statement.where(cache_entries.c.created_at < before)
+        if store is not None:
+            statement = statement.where(cache_entries.c.store == store)
+        fits_key = [true()] if keys is None else [cache_entries.c.key.in_(chunk) for chunk in _chunks(keys)]
+        fits_digest = [true()] if digests is None else [_has_output(chunk) for chunk in _chunks(digests)]
+        with self.database.transaction() as connection:
+            found = (connection.execute(statement.where(*pair)) for pair in product(fits_key, fits_digest))
+            return sum(result.rowcount for result in found)
+
+    # --- what may be deleted ---
+
+    def referenced_artifacts(self, store: str | None = None) -> set[str]:
+        """Return the digests that a step run or a cache entry refers to; of cache entries only those in ``store``."""
+        entries = select(cache_outputs.c.digest)
+        if store is not None:
+            entries = entries.where(cache_outputs.c.store == store)
+        query = union(select(step_outputs.c.digest), select(step_inputs.c.digest), entries)
+        return {row[0] for row in self.database.read(query)}
+
+    def unreferenced_artifacts(self, store: str, *, before: float) -> tuple[ArtifactRecord, ...]:
+        """Return a store's artifacts that nothing refers to and that are older than a time, oldest first."""
+        query = _ARTIFACT.where(artifacts.c.store == store, artifacts.c.created_at < before, ~_is_referenced())
+        return tuple(map(_artifact, self.database.read(query.order_by(artifacts.c.created_at))))
+
+    def delete_artifacts(self, digests: Sequence[str], *, store: str) -> set[str]:
+        """Forget artifacts of a store that nothing refers to, and return their digests.
+
+        Delete the bytes of these, and of no others, afterwards: what a run has come to use meanwhile stays.
+        """
+        deleted: set[str] = set()
+        with self.database.transaction() as connection:
+            for chunk in _chunks(digests):
+                mine = artifacts.c.digest.in_(chunk), artifacts.c.store == store
+                found = connection.execute(select(artifacts.c.digest).where(*mine, ~_is_referenced()).with_for_update())
+                free = [row.digest for row in found]
+                connection.execute(delete(artifacts).where(artifacts.c.digest.in_(free), artifacts.c.store == store))
+                deleted.update(free)
+        return deleted
+
+    def _recent_run_ids(self) -> list[str]:
+        query = select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(5)
+        return [row.run_id for row in self.database.read(query)]
+
+    def _read_in_chunks(self, query: Select[Any], keys: Sequence[str], **parameters: str) -> Iterator[Any]:
+        for chunk in _chunks(keys):
+            yield from self.database.read(query, {"keys": chunk, **parameters})
+
+
+def _is_referenced() -> ColumnElement[bool]:
+    """Return the condition on a row of ``artifacts`` that something refers to it."""
+    return or_(
+        select(step_outputs.c.digest).where(step_outputs.c.digest == artifacts.c.digest).exists(),
+        select(step_inputs.c.digest).where(step_inputs.c.digest == artifacts.c.digest).exists(),
+        select(cache_outputs.c.digest)
+        .where(cache_outputs.c.digest == artifacts.c.digest, cache_outputs.c.store == artifacts.c.store)
+        .exists(),
+    )
+
+
+def _has_output(digests: Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition on a row of ``cache_entries`` that one of these artifacts is among its outputs."""
+    mine = cache_outputs.c.key == cache_entries.c.key, cache_outputs.c.store == cache_entries.c.store
+    return select(cache_outputs.c.key).where(*mine, cache_outputs.c.digest.in_(digests)).exists()
+
+
+def _of_run(table: Table, run_id: str, name: str | None) -> Select[Any]:
+    query = select(table).where(table.c.run_id == run_id)
+    return query if name is None else query.where(table.c.name == name)
+
+
+def _artifact(row: Any) -> ArtifactRecord:
+    return ArtifactRecord(rows.manifest_from_text(row[0]), row[1], row[2])
+
+
+def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK]
+
+
+def _only_one(count: int, kind: str, asked: str, found: Iterable[str], known: Any = list) -> None:
+    if count == 0:
+        raise NotFoundError(f"there is no {kind} {asked!r}: {suggest(asked, known())}")
+    if count > 1:
+        raise NotFoundError(f"{asked!r} is the beginning of more than one {kind}: {', '.join(sorted(set(found)))}")

@@ -1,0 +1,157 @@
+"""The state of a database's tables: made where they are missing, upgraded where they are old, refused where newer.
+
+Runs in: driver.
+
+Alembic is slow to import and is needed for an upgrade only: a new database is created from ``schema`` and
+stamped with the newest revision, an existing one is checked by one SELECT.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy.exc import DBAPIError
+
+from zenray.errors import MetadataError
+from zenray.metadata.schema import HEAD, REVISIONS, VERSION_TABLE, metadata
+
+_UNVERSIONED = ""  # the version table is there and empty: older than the first revision
+_version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
+
+
+def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> None:
+    """Make sure that the database has the tables this code needs; ``name`` is its URL without the password.
+
+    Any number of processes may do so at once. An older SQLite file is copied and then upgraded; elsewhere an
+    upgrade needs ``is_upgrade_allowed``. Raises MetadataError where the tables are those of a newer version.
+    """
+    if engine.dialect.name == "sqlite":
+        _prepare_sqlite(engine, Path(str(engine.url.database)), name)
+        return
+    with engine.connect() as connection:
+        revision = _revision(connection, name)
+        if revision is None:
+            _create_on_server(connection, name)
+        elif revision != HEAD and not is_upgrade_allowed:
+            raise MetadataError(
+                f"{name!r} has the tables of an older ZenRay (revision {revision!r}, needed is {HEAD!r}): "
+                "end the runs that use it, make a backup, then run `python -m zenray.metadata upgrade URL`"
+            )
+        elif revision != HEAD:
+            _upgrade(connection)
+
+
+def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
+    if path.exists():
+        with engine.connect() as connection:
+            revision = _revision(connection, name)
+            if revision == HEAD and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
+                return
+            if revision is None:
+                _refuse_foreign(connection, name)
+    else:
+        _make_directory(path.parent)
+    with _file_lock(path.with_name(path.name + ".lock")), engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        revision = _revision(connection, name)
+        if revision is None:
+            _create(connection, name)
+        elif revision != HEAD:
+            backup = path.with_name(f"{path.name}.{revision or 'empty'}-{time.strftime('%Y%m%dT%H%M%S')}.bak")
+            connection.exec_driver_sql("VACUUM INTO ?", (str(backup),))
+            # Alembic rebuilds a table to change it: with enforcement on, dropping the old one would cascade.
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            _upgrade(connection)
+
+
+def _revision(connection: Connection, name: str) -> str | None:
+    """Return the revision of the tables, None where there is no version table; refuse an unknown one."""
+    try:
+        revision = connection.execute(select(_version.c.version_num)).scalar() or _UNVERSIONED
+    except DBAPIError:
+        if inspect(connection).has_table(VERSION_TABLE):
+            raise
+        return None
+    if revision != _UNVERSIONED and revision not in REVISIONS:
+        raise MetadataError(
+            f"{name!r} has tables of revision {revision!r}, and this ZenRay knows {', '.join(REVISIONS)}: they were "
+            "made by a newer ZenRay (`pip install --upgrade zenray`) or by another program (use another database)"
+        )
+    return str(revision)
+
+
+def _refuse_foreign(connection: Connection, name: str) -> None:
+    """Raise where there are tables that are not ours: on a server those with our names, in a file any."""
+    found = set(inspect(connection).get_table_names())
+    if connection.dialect.name != "sqlite":
+        found &= set(metadata.tables)
+    if found:
+        raise MetadataError(
+            f"{name!r} belongs to another program: it has tables ({', '.join(sorted(found)[:5])}) and no "
+            f"{VERSION_TABLE}; use another database"
+        )
+
+
+def _create(connection: Connection, name: str) -> None:
+    """Create and stamp the tables; all or nothing, except on MySQL, where every DDL statement commits."""
+    _refuse_foreign(connection, name)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")
+    metadata.create_all(connection, checkfirst=False)
+    _version.create(connection)
+    connection.execute(_version.insert(), {"version_num": HEAD})
+    connection.exec_driver_sql("COMMIT")
+
+
+def _create_on_server(connection: Connection, name: str) -> None:
+    try:
+        _create(connection, name)
+    except DBAPIError:
+        connection.exec_driver_sql("ROLLBACK")
+        if _revision(connection, name) != HEAD:  # else another process was faster
+            raise
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # costs 0.2 s and is needed once in the life of a database
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")
+    command.upgrade(config, HEAD)
+    connection.exec_driver_sql("COMMIT")
+
+
+def _make_directory(path: Path) -> None:
+    """Create a directory and its parents, readable by the user only: parameters may be confidential."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        for part in reversed(missing):
+            part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise MetadataError(
+            f"cannot create the directory {str(path)!r} for the metadata store ({exc.strerror}): "
+            "check its permissions, or keep state elsewhere with ZENRAY_HOME"
+        ) from exc
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file: SQLite's own locks do not cover the switch to a write-ahead log."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise MetadataError(
+            f"cannot write beside the metadata store, at {str(path)!r} ({exc.strerror}): "
+            "check the permissions of the directory, or keep state elsewhere with ZENRAY_HOME"
+        ) from exc
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

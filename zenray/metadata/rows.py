@@ -1,0 +1,281 @@
+"""Records to rows and back: what each change writes to which table, and how a batch of changes is written.
+
+Runs in: driver.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Executable, Row, Table, bindparam, delete, update
+
+from zenray.metadata import schema
+from zenray.metadata.database import Database
+from zenray.metadata.records import (
+    ArtifactRecord,
+    AttemptRecord,
+    CacheEntry,
+    Change,
+    CodeRecord,
+    RunRecord,
+    RunState,
+    StepInputs,
+    StepOutputs,
+    StepRunRecord,
+)
+from zenray.model import Json, Manifest, Status
+
+Values = dict[str, Any]
+
+
+def _plain(value: object) -> Json:
+    return dict(value) if isinstance(value, Mapping) else repr(value)
+
+
+_encode = json.JSONEncoder(default=_plain, separators=(",", ":")).encode
+
+
+def to_json(value: Json) -> str:
+    """Return JSON text; what JSON cannot express becomes its ``repr``, so that a record is never refused for it."""
+    if not value and isinstance(value, Mapping):
+        return "{}"
+    try:
+        return _encode(value)
+    except (TypeError, ValueError):  # keys that are not text, or a cycle
+        return _encode({str(k): repr(v) for k, v in value.items()} if isinstance(value, Mapping) else repr(value))
+
+
+def _to_json_or_null(value: Json) -> str | None:
+    return None if value is None else to_json(value)
+
+
+def from_json(text: str | None) -> Any:
+    """Return what ``to_json`` wrote."""
+    if text == "{}":
+        return {}
+    return None if text is None else json.loads(text)
+
+
+def run_to_row(run: RunRecord) -> Values:
+    """Return the row of a run."""
+    return {
+        "run_id": run.run_id,
+        "pipeline": run.pipeline,
+        "status": run.status.value,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "parameters": to_json(run.parameters),
+        "stack": run.stack,
+        "error": _to_json_or_null(run.error),
+        "user": run.user,
+        "host": run.host,
+        "versions": to_json(run.versions),
+        "git_revision": run.git_revision,
+        "source_file": run.source_file.encode(errors="backslashreplace").decode(),  # a path need not be Unicode
+        "outputs": _to_json_or_null(run.outputs),
+        "fence": run.fence,
+        "owner": run.owner,
+        "lease_until": run.lease_until,
+    }
+
+
+def run_from_row(row: Row[Any]) -> RunRecord:
+    """Return the run of a row of ``runs``."""
+    values = dict(row._mapping)
+    for name in ("parameters", "error", "versions", "outputs"):
+        values[name] = from_json(values[name])
+    return RunRecord(**values | {"status": Status(values["status"])})
+
+
+def _step_to_row(step: StepRunRecord) -> Values:
+    source_run_id, source_name = step.cache_source or ("", "")
+    return {
+        "run_id": step.run_id,
+        "name": step.name,
+        "step": step.step,
+        "module": step.module,
+        "status": step.status.value,
+        "position": step.position,
+        "cache_key": step.cache_key,
+        "key_parts": to_json(step.key_parts),
+        "code_digest": step.code_digest,
+        "source_run_id": source_run_id,
+        "source_name": source_name,
+        "parameters": to_json(step.parameters),
+        "resources": to_json(step.resources),
+        "started_at": step.started_at,
+        "ended_at": step.ended_at,
+        "error": _to_json_or_null(step.error),
+        "cause": step.cause,
+        "reason": step.reason,
+        "tags": to_json(step.tags),
+        "metadata": to_json(step.metadata),
+    }
+
+
+def step_from_row(row: Row[Any]) -> StepRunRecord:
+    """Return the step run of a row of ``step_runs``."""
+    values = dict(row._mapping)
+    for name in ("key_parts", "parameters", "resources", "error", "tags", "metadata"):
+        values[name] = from_json(values[name])
+    source = values.pop("source_run_id"), values.pop("source_name")
+    return StepRunRecord(**values | {"status": Status(values["status"]), "cache_source": source if source[0] else None})
+
+
+def _attempt_to_row(attempt: AttemptRecord) -> Values:
+    return {
+        "run_id": attempt.run_id,
+        "name": attempt.name,
+        "number": attempt.number,
+        "status": attempt.status.value,
+        "worker": attempt.worker,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+        "error": _to_json_or_null(attempt.error),
+        "log_uri": attempt.log_uri,
+        "log_bytes": attempt.log_bytes,
+        "fence": attempt.fence,
+    }
+
+
+def attempt_from_row(row: Row[Any]) -> AttemptRecord:
+    """Return the attempt of a row of ``attempts``."""
+    values = dict(row._mapping)
+    return AttemptRecord(**values | {"status": Status(values["status"]), "error": from_json(values["error"])})
+
+
+def _artifact_to_row(artifact: ArtifactRecord) -> Values:
+    manifest = artifact.manifest
+    return {
+        "digest": manifest.digest,
+        "store": artifact.store,
+        "type_name": manifest.type_name,
+        "materializer": manifest.materializer,
+        "size_bytes": manifest.size_bytes,
+        "created_at": artifact.created_at,
+        "is_pickle": manifest.is_pickle,
+        "manifest": to_json(manifest.to_json()),
+    }
+
+
+def manifest_from_text(text: str) -> Manifest:
+    """Return the manifest that the column ``manifest`` holds."""
+    return Manifest.from_json(json.loads(text))
+
+
+class Batch:
+    """Changes that are written together; the result is that of writing them one by one, in order.
+
+    Of several rows with one primary key only the one that would remain is written: the last, or, for what is
+    named by its content (code, artifacts), the first.
+    """
+
+    def __init__(self) -> None:
+        self._states: dict[str, Values] = {}
+        self._codes: dict[str, Values] = {}
+        self._steps: dict[tuple[str, str], Values] = {}
+        self._attempts: dict[tuple[str, str, int], Values] = {}
+        self._artifacts: dict[tuple[str, str], Values] = {}
+        self._inputs: dict[tuple[str, str], list[Values]] = {}
+        self._outputs: dict[tuple[str, str], list[Values]] = {}
+        self._entries: dict[tuple[str, str], Values] = {}
+        self._entry_outputs: dict[tuple[str, str], list[Values]] = {}
+
+    def add(self, change: Change) -> None:
+        """Take a change into the batch."""
+        match change:
+            case StepRunRecord():
+                self._steps[change.run_id, change.name] = _step_to_row(change)
+            case AttemptRecord():
+                self._attempts[change.run_id, change.name, change.number] = _attempt_to_row(change)
+            case ArtifactRecord():
+                if (change.digest, change.store) not in self._artifacts:
+                    self._artifacts[change.digest, change.store] = _artifact_to_row(change)
+            case StepInputs():
+                self._inputs[change.run_id, change.name] = [
+                    {"run_id": i.run_id, "name": i.name, "argument": i.argument, "position": i.position}
+                    | {"digest": i.digest, "producer": i.producer}
+                    for i in change.inputs
+                ]
+            case StepOutputs():
+                self._outputs[change.run_id, change.name] = [
+                    {"run_id": o.run_id, "name": o.name, "output": o.output, "position": o.position, "digest": o.digest}
+                    for o in change.outputs
+                ]
+            case CacheEntry():
+                self._add_entry(change)
+            case CodeRecord():
+                self._codes.setdefault(change.digest, {"digest": change.digest, "parts": to_json(change.parts)})
+            case RunState():
+                self._states[change.run_id] = {
+                    "_run_id": change.run_id,
+                    "status": change.status.value,
+                    "ended_at": change.ended_at,
+                    "error": _to_json_or_null(change.error),
+                    "outputs": _to_json_or_null(change.outputs),
+                }
+
+    def _add_entry(self, entry: CacheEntry) -> None:
+        key, store = entry.key, entry.store
+        self._entries[key, store] = {
+            "key": key,
+            "store": store,
+            "run_id": entry.run_id,
+            "name": entry.name,
+            "created_at": entry.created_at,
+        }
+        self._entry_outputs[key, store] = [
+            {"key": key, "store": store, "position": position, "output": output, "digest": digest}
+            for position, (output, digest) in enumerate(entry.outputs)
+        ]
+
+
+class BatchWriter:
+    """Writes batches to one database, with statements that are built once."""
+
+    def __init__(self, database: Database) -> None:
+        self._codes = database.upsert(schema.code, is_first_kept=True)
+        self._steps = database.upsert(schema.step_runs)
+        self._attempts = database.upsert(schema.attempts)
+        self._artifacts = database.upsert(schema.artifacts, is_first_kept=True)
+        self._entries = database.upsert(schema.cache_entries)
+        self._states = update(schema.runs).where(schema.runs.c.run_id == bindparam("_run_id"))
+        self._clear_inputs = _delete_by(schema.step_inputs, "run_id", "name")
+        self._clear_outputs = _delete_by(schema.step_outputs, "run_id", "name")
+        self._clear_entries = _delete_by(schema.cache_outputs, "key", "store")
+
+    def write(self, connection: Connection, batch: Batch) -> None:
+        """Write a batch inside the transaction that is open; a row comes after those it refers to."""
+        _execute(connection, self._states, batch._states)
+        _execute(connection, self._codes, batch._codes)
+        _execute(connection, self._steps, batch._steps)
+        _execute(connection, self._attempts, batch._attempts)
+        _execute(connection, self._artifacts, batch._artifacts)
+        _execute(connection, self._entries, batch._entries)
+        _replace(connection, self._clear_inputs, ("run_id", "name"), schema.step_inputs, batch._inputs)
+        _replace(connection, self._clear_outputs, ("run_id", "name"), schema.step_outputs, batch._outputs)
+        _replace(connection, self._clear_entries, ("key", "store"), schema.cache_outputs, batch._entry_outputs)
+
+
+def _delete_by(table: Table, *names: str) -> Executable:
+    return delete(table).where(*(table.c[name] == bindparam(f"_{name}") for name in names))
+
+
+def _execute(connection: Connection, statement: Executable, rows: Mapping[Any, Values]) -> None:
+    if rows:
+        connection.execute(statement, list(rows.values()))
+
+
+def _replace(
+    connection: Connection,
+    clear: Executable,
+    names: tuple[str, str],
+    table: Table,
+    groups: Mapping[tuple[str, str], list[Values]],
+) -> None:
+    """Write groups of rows in place of those that were there under the group's key."""
+    if groups:
+        connection.execute(clear, [{f"_{n}": v for n, v in zip(names, key, strict=True)} for key in groups])
+        rows = [row for group in groups.values() for row in group]
+        if rows:
+            connection.execute(table.insert(), rows)

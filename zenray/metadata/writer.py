@@ -1,0 +1,177 @@
+"""The one writer of a run's records: takes changes at once, and commits them in batches in the background.
+
+Runs in: driver.
+"""
+
+import threading
+import time
+from typing import Self
+
+from zenray.errors import MetadataError, ZenRayError
+from zenray.metadata import leases
+from zenray.metadata.failures import is_transient
+from zenray.metadata.ledger import Ledger
+from zenray.metadata.records import Change
+from zenray.metadata.rows import Batch, BatchWriter
+
+_PENDING_MAX = 100_000
+_BATCH_MAX = 2_000  # calls of record() in one transaction: other processes wait for it
+_BACKOFF_MAX_S = 2.0
+
+
+class LedgerWriter:
+    """Writes the changes of one run, in order, as the owner that ``fence`` makes it.
+
+    A background thread commits what has come every ``delay_s``, and renews the lease. Each transaction first checks
+    the fence: once another process has taken the run over, nothing more is written. What went wrong there is raised
+    by the next call of any method, as RunLostError or MetadataError, and the changes after it are not written.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        run_id: str,
+        fence: int,
+        *,
+        ttl_s: float = 30.0,
+        delay_s: float = 0.1,
+        retry_s: float = 60.0,
+    ) -> None:
+        self._database = ledger.database
+        self._run_id = run_id
+        self._fence = fence
+        self._ttl_s = ttl_s
+        self._delay_s = delay_s
+        self._retry_s = retry_s
+        self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
+        self._batches = BatchWriter(self._database)
+        self._changed = threading.Condition()
+        self._pending: list[tuple[Change, ...]] = []
+        self._recorded = 0  # calls of record() so far
+        self._committed = 0  # of these, how many are in the database
+        self._flush_to = 0  # commit without delay up to here
+        self._is_closing = False
+        self._error: ZenRayError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"zenray-ledger-{run_id}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        self.close()
+
+    def record(self, *changes: Change) -> None:
+        """Hand over changes that must be committed together; does not wait, unless 100,000 are pending."""
+        with self._changed:
+            self._raise_error()
+            if self._is_closing:
+                raise MetadataError(f"the records of run {self._run_id!r} are closed: nothing more can be written")
+            while len(self._pending) >= _PENDING_MAX:
+                self._changed.wait()
+                self._raise_error()
+            self._pending.append(changes)
+            self._recorded += 1
+            if len(self._pending) == 1:
+                self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raise what went wrong in the background, if anything did."""
+        with self._changed:
+            self._raise_error()
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Wait until everything recorded before is committed; MetadataError after ``timeout_s``."""
+        with self._changed:
+            target = self._recorded
+            self._flush_to = max(self._flush_to, target)
+            self._changed.notify_all()
+            is_done = self._changed.wait_for(lambda: self._committed >= target or self._error is not None, timeout_s)
+            self._raise_error()
+            if not is_done:
+                raise MetadataError(
+                    f"{target - self._committed} records of run {self._run_id!r} were not written to "
+                    f"{self._database.name!r} within {timeout_s} s: the database is slow or locked; try again"
+                )
+
+    def close(self, timeout_s: float | None = None) -> None:
+        """Commit everything, end the lease and the thread; raises what went wrong, each time it is called."""
+        try:
+            self.flush(timeout_s)
+        finally:
+            with self._changed:
+                self._is_closing = True
+                self._changed.notify_all()
+            self._thread.join(timeout_s)
+        self.check()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise type(self._error)(str(self._error)) from self._error
+
+    def _run(self) -> None:
+        try:
+            while (taken := self._take()) is not None:
+                batch = Batch()
+                for changes in taken:
+                    for change in changes:
+                        batch.add(change)
+                self._commit(batch)
+                with self._changed:
+                    self._committed += len(taken)
+                    self._changed.notify_all()
+            with self._database.transaction() as connection:
+                leases.end(connection, self._run_id, self._fence)
+        except ZenRayError as exc:
+            self._fail(exc)
+        except Exception as exc:  # noqa: BLE001 - a thread has no caller: it must surface at the next call
+            error = MetadataError(f"records of run {self._run_id!r} could not be written: {type(exc).__name__}: {exc}")
+            error.__cause__ = exc
+            self._fail(error)
+        finally:
+            self._database.release()
+
+    def _take(self) -> list[tuple[Change, ...]] | None:
+        """Wait for what is to be committed next; empty where only the lease is due, None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._is_closing, self._renew_at - time.monotonic())
+            if self._pending:  # let more come together, unless somebody waits for it
+                self._changed.wait_for(self._is_urgent, self._delay_s)
+            elif self._is_closing:
+                return None
+            taken, self._pending = self._pending[:_BATCH_MAX], self._pending[_BATCH_MAX:]
+            self._changed.notify_all()
+            return taken
+
+    def _is_urgent(self) -> bool:
+        return self._is_closing or self._flush_to > self._committed or len(self._pending) >= _BATCH_MAX
+
+    def _commit(self, batch: Batch) -> None:
+        """Write a batch in one transaction; again, at growing intervals, where the reason may pass."""
+        give_up_at = time.monotonic() + self._retry_s
+        pause_s = 0.05
+        while True:
+            try:
+                self._write(batch)
+                return
+            except MetadataError as exc:
+                if not is_transient(exc) or time.monotonic() + pause_s > give_up_at:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
+
+    def _write(self, batch: Batch) -> None:
+        now = time.monotonic()
+        with self._database.transaction() as connection:
+            leases.check(connection, self._run_id, self._fence)
+            self._batches.write(connection, batch)
+            if now >= self._renew_at:
+                leases.renew(connection, self._run_id, ttl_s=self._ttl_s)
+        if now >= self._renew_at:
+            self._renew_at = now + self._ttl_s / 3
+
+    def _fail(self, error: ZenRayError) -> None:
+        with self._changed:
+            self._error = error
+            self._pending.clear()
+            self._changed.notify_all()

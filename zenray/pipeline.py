@@ -1,0 +1,144 @@
+"""The ``@pipeline`` decorator: a function that calls steps, and the run that calling it starts.
+
+Runs in: driver.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import CodeType
+from typing import Any, Generic, ParamSpec, overload
+
+from zenray.annotations import classes_in, describe, fits, hints_of
+from zenray.errors import DefinitionError, suggest
+from zenray.materializer import find, registry
+from zenray.step import Step, active_caller
+
+P = ParamSpec("P")
+MAX_DEPTH = 50
+
+_depth: ContextVar[tuple[str, ...]] = ContextVar("_depth", default=())
+
+
+class Pipeline(Generic[P]):
+    """A pipeline: called on its own it runs, inside another pipeline its steps become part of that one's run."""
+
+    def __init__(self, function: Callable[P, Any], name: str) -> None:
+        functools.update_wrapper(self, function)
+        self.__wrapped__ = function
+        self.name = name
+        self._signature = inspect.signature(function)
+
+    @property
+    def function(self) -> Callable[P, Any]:
+        """The user's function."""
+        return self.__wrapped__
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The parameters of the pipeline."""
+        return self._signature
+
+    @functools.cached_property
+    def annotations(self) -> dict[str, Any]:
+        """The resolvable annotations of the parameters."""
+        return hints_of(self.__wrapped__)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Run on the active stack, block, and return the Run; nested, return what the function returns."""
+        if active_caller.get() is not None:
+            return self._nested(args, kwargs)
+        from zenray.submit import run_pipeline  # what runs pipelines knows them, so it cannot be imported above
+
+        return run_pipeline(self, self.bind(args, kwargs))
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Check a call and return all parameters by name, defaults included."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            unknown = [k for k in kwargs if k not in self._signature.parameters]
+            hint = f"; {suggest(unknown[0], self._signature.parameters)}" if unknown else ""
+            raise DefinitionError(f"pipeline {self.name!r}{self._signature}: {exc}{hint}") from None
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            annotation = self.annotations.get(name, Any)
+            if not fits(value, annotation):
+                raise DefinitionError(
+                    f"pipeline {self.name!r}: parameter {name!r} must be {describe(annotation)}, got {value!r} of type "
+                    f"{type(value).__name__!r}"
+                )
+        return dict(bound.arguments)
+
+    def check(self) -> None:
+        """Refuse outputs that could not be stored, of every step the pipeline names, before anything runs."""
+        for step in _steps_of(self, set()):
+            for output in step.outputs:
+                for cls in classes_in(output.annotation):
+                    if cls in (type(None), object) or step.settings.allow_pickle or find(cls, registry.table()):
+                        continue
+                    if inspect.isabstract(cls) or getattr(cls, "_is_protocol", False):
+                        continue  # says nothing of the class the value will have
+                    from zenray.artifacts import no_materializer
+
+                    raise DefinitionError(f"step {step.name!r}, output {output.name!r}: {no_materializer(cls)}")
+
+    def _nested(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        chain = _depth.get()
+        if len(chain) >= MAX_DEPTH:
+            cycle = " -> ".join(dict.fromkeys(chain))
+            raise DefinitionError(
+                f"pipelines are nested more than {MAX_DEPTH} deep ({cycle} -> {self.name}): a cycle? "
+                "a pipeline that calls itself needs a branch that ends"
+            )
+        token = _depth.set((*chain, self.name))
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            _depth.reset(token)
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name}{self._signature}>"
+
+
+@overload
+def pipeline(function: Callable[P, Any], /) -> Pipeline[P]: ...
+@overload
+def pipeline(*, name: str = ...) -> Callable[[Callable[P, Any]], Pipeline[P]]: ...
+def pipeline(function: Callable[P, Any] | None = None, /, *, name: str = "") -> Any:
+    """Make a function a pipeline: plain Python that calls steps, with loops and branches on what ``.load()`` gives.
+
+    Raises DefinitionError for what is not a plain function.
+    """
+    if function is None:
+        return lambda f: pipeline(f, name=name)
+    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"@pipeline is for plain functions, got {function!r}")
+    return Pipeline(function, name or function.__name__)
+
+
+def _steps_of(found: Pipeline[Any], seen: set[int]) -> Iterator[Step[Any]]:
+    """Give the steps that a pipeline's code names, also through nested pipelines and modules."""
+    if id(found) in seen:
+        return
+    seen.add(id(found))
+    function = inspect.unwrap(found.function)
+    closure = inspect.getclosurevars(function)
+    named = [*closure.globals.values(), *closure.nonlocals.values()]
+    attributes = set(_names(function.__code__))
+    modules = [v for v in named if inspect.ismodule(v)]
+    named += [vars(m)[a] for m in modules for a in attributes if a in vars(m)]
+    for value in named:
+        if isinstance(value, Step) and id(value) not in seen:
+            seen.add(id(value))
+            yield value
+        elif isinstance(value, Pipeline):
+            yield from _steps_of(value, seen)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,0 +1,253 @@
+"""Runs a pipeline on a stack: opens the stores, takes the lease, lets the engine work, and closes the books.
+
+Runs in: driver.
+"""
+
+import getpass
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from zenray.engine import Coordinator, Observer, StepState
+from zenray.errors import RunCancelled, StepFailed, ZenRayError
+from zenray.futures import Artifact
+from zenray.inline import InlineLauncher
+from zenray.launcher import Launcher
+from zenray.metadata.ledger import Ledger
+from zenray.metadata.records import RunRecord, RunState
+from zenray.metadata.writer import LedgerWriter
+from zenray.model import Json, Status
+from zenray.settings import home
+from zenray.stack import Stack
+from zenray.step import active_caller
+from zenray.store import Store, open_store
+
+LEASE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What to run: the pipeline's function with its arguments, and how."""
+
+    pipeline: str
+    function: Callable[..., Any]
+    parameters: Mapping[str, Any]
+    stack: Stack
+    source_file: str = ""
+    use_cache: bool = True
+
+
+class RunObserver(Observer):
+    """Is told about the run as a whole too."""
+
+    def on_start(self, run_id: str, request: RunRequest) -> None:
+        """The run is recorded and about to begin."""
+
+    def on_end(self, status: Status, states: Mapping[str, StepState], error: BaseException | None) -> None:
+        """Everything is committed."""
+
+    def on_step(self, state: StepState) -> None:
+        """A step run was added or has changed."""
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time and is not guessable."""
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(3)
+
+
+def owner_name() -> str:
+    """Return who this process is, in a form that tells it from a later process of the same number."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_process_start()}"
+
+
+def run(request: RunRequest, observer: RunObserver) -> str:
+    """Execute a pipeline and return its run id once everything is committed.
+
+    Raises StepFailed (the step's own exception as its cause), RunCancelled, or what the pipeline function itself raised.
+    Whatever happens, the run is recorded as ended.
+    """
+    store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
+    with Ledger(request.stack.metadata_store) as ledger:
+        run_id = new_run_id()
+        ledger.create_run(_record(run_id, request))
+        fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
+        with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S) as writer:
+            coordinator = Coordinator(
+                run_id,
+                reader=ledger,
+                writer=writer,
+                store=store,
+                launcher=_launcher(request.stack),
+                observer=observer,
+                log_root=_log_root(store),
+                use_cache=request.use_cache,
+            )
+            observer.on_start(run_id, request)
+            _execute(request, coordinator, writer, observer)
+    return run_id
+
+
+def _execute(request: RunRequest, coordinator: Coordinator, writer: LedgerWriter, observer: RunObserver) -> None:
+    status, error, outputs = Status.FAILED, None, None
+    try:
+        outputs = _call(request, coordinator)
+        status = Status.SUCCEEDED
+    except (KeyboardInterrupt, RunCancelled) as exc:
+        status, error = Status.CANCELLED, exc
+        coordinator.cancel()
+        raise RunCancelled(f"run {coordinator.run_id} was cancelled") from exc
+    except BaseException as exc:
+        error = exc
+        coordinator.cancel()
+        raise
+    finally:
+        coordinator.close()
+        changes = RunState(coordinator.run_id, status, time.time(), _error_json(error), outputs)
+        try:
+            writer.record(changes)
+            writer.flush(timeout_s=60)
+        finally:
+            observer.on_end(status, coordinator.steps, error)
+
+
+def _call(request: RunRequest, coordinator: Coordinator) -> Json:
+    """Call the pipeline's function, wait for every step, and return what it returned, by reference."""
+    with _active(coordinator):
+        returned = request.function(**request.parameters)
+        coordinator.finish()
+    failed = coordinator.first_failure()
+    if failed is not None:
+        raise coordinator.failure(failed)
+    return _references(returned)
+
+
+@contextmanager
+def _active(coordinator: Coordinator) -> Iterator[None]:
+    token = active_caller.set(coordinator)
+    try:
+        yield
+    except StepFailed:
+        # A step failed that the pipeline function waited for; what does not depend on it still runs to its end.
+        coordinator.finish()
+        raise
+    finally:
+        active_caller.reset(token)
+
+
+def _references(returned: Any) -> Json:
+    if isinstance(returned, Artifact):
+        return {"step": returned.step_run, "output": returned.output}
+    if isinstance(returned, list | tuple):
+        return [_references(r) for r in returned]
+    if isinstance(returned, dict):
+        return {str(k): _references(v) for k, v in returned.items()}
+    if returned is None or isinstance(returned, bool | int | float | str):
+        return {"value": returned}
+    return {"value": repr(returned)[:200]}
+
+
+def _launcher(stack: Stack) -> Launcher:
+    if stack.orchestrator == "inline":
+        return InlineLauncher(open_store(stack.artifact_store, stack.artifact_store_options))
+    return _RayWhenNeeded(stack)
+
+
+class _RayWhenNeeded:
+    """Stands for the launcher on Ray until the first step has to run: a cached run never imports Ray."""
+
+    is_blocking = False
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._launcher: Launcher | None = None
+
+    def _get(self) -> Launcher:
+        if self._launcher is None:
+            from zenray.cluster import RayLauncher
+
+            self._launcher = RayLauncher(self._stack.artifact_store, self._stack.artifact_store_options)
+        return self._launcher
+
+    def reference(self, step: Any) -> Any:
+        return self._get().reference(step)
+
+    def check(self, step_name: str, resources: Any) -> None:
+        self._get().check(step_name, resources)
+
+    def launch(self, calls: Any, resources: Any, on_done: Any) -> None:
+        self._get().launch(calls, resources, on_done)
+
+    def cancel(self, *, is_forced: bool) -> None:
+        if self._launcher is not None:
+            self._launcher.cancel(is_forced=is_forced)
+
+    def close(self) -> None:
+        if self._launcher is not None:
+            self._launcher.close()
+
+
+def _log_root(store: Store) -> str:
+    """Return a folder of this machine for logs: in the store where it is one, so that they need no copying."""
+    return str(store.local_path("") or home()).rstrip("/")
+
+
+def _record(run_id: str, request: RunRequest) -> RunRecord:
+    return RunRecord(
+        run_id=run_id,
+        pipeline=request.pipeline,
+        status=Status.RUNNING,
+        started_at=time.time(),
+        parameters={k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in request.parameters.items()},
+        stack=request.stack.name,
+        user=_user(),
+        host=socket.gethostname(),
+        versions={"zenray": version("zenray"), "ray": version("ray"), "python": platform.python_version()},
+        git_revision=_git_revision(Path(request.source_file).parent if request.source_file else Path.cwd()),
+        source_file=request.source_file,
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid()) if hasattr(os, "getuid") else ""
+
+
+def _git_revision(folder: Path) -> str:
+    """Read the commit of the checkout a file lies in, from git's own files: starting git would cost 5 ms a run."""
+    for parent in (folder.absolute(), *folder.absolute().parents):
+        head = parent / ".git" / "HEAD"
+        if head.is_file():
+            with suppress(OSError):
+                text = head.read_text().strip()
+                ref = head.parent / text.removeprefix("ref: ")
+                return text if not text.startswith("ref: ") else ref.read_text().strip() if ref.is_file() else ""
+    return ""
+
+
+def _process_start() -> str:
+    stat = Path(f"/proc/{os.getpid()}/stat")
+    if stat.exists():
+        return stat.read_text().rpartition(")")[2].split()[19]
+    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(os.getpid())], capture_output=True, text=True, check=False)
+    return "-".join(shown.stdout.split())
+
+
+def _error_json(error: BaseException | None) -> dict[str, Json] | None:
+    if error is None:
+        return None
+    kind = "user" if not isinstance(error, ZenRayError) else type(error).__name__
+    return {"kind": kind, "type": type(error).__name__, "message": str(error), "traceback": ""}

@@ -1,0 +1,240 @@
+"""The ``@step`` decorator and what it makes of a function.
+
+Runs in: anywhere.
+"""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, ParamSpec, Protocol, overload
+
+from zenray.annotations import describe, fits, hints_of, outputs_of
+from zenray.errors import DefinitionError, suggest
+from zenray.model import Output, Resources
+
+P = ParamSpec("P")
+
+_SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
+_DURATION = re.compile(r"\s*([0-9.]+)\s*(ms|s|m|h|d|w)\s*")
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class StepCaller(Protocol):
+    """What takes a step call while a pipeline runs."""
+
+    def call(self, step: "Step[Any]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record the call and return its artifacts."""
+        ...
+
+
+active_caller: ContextVar[StepCaller | None] = ContextVar("active_caller", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class StepOptions:
+    """How a step is run; nothing here but ``cache``, ``cache_expiry_s``, ``ignore`` and ``salt`` touches its key."""
+
+    name: str
+    resources: Resources = Resources()
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    cache: bool = True
+    cache_expiry_s: float | None = None
+    ignore: tuple[str, ...] = ()
+    salt: str = ""
+    allow_pickle: bool = False
+    tags: tuple[str, ...] = ()
+
+
+class Step(Generic[P]):
+    """A step: called inside a pipeline it returns artifacts at once, called outside it just runs the function."""
+
+    def __init__(self, function: Callable[P, Any], options: StepOptions) -> None:
+        functools.update_wrapper(self, function)
+        self.__wrapped__ = function
+        self._options = options
+        self._signature = inspect.signature(function)
+        self.declared, self.is_multiple = outputs_of(function, options.name)
+
+    @property
+    def name(self) -> str:
+        """The step's name, by default its function's."""
+        return self._options.name
+
+    @property
+    def settings(self) -> StepOptions:
+        """The options in force."""
+        return self._options
+
+    @property
+    def function(self) -> Callable[P, Any]:
+        """The user's function."""
+        return self.__wrapped__
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The declared outputs."""
+        return self.declared
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Record a step run inside a pipeline; outside, call the function."""
+        caller = active_caller.get()
+        if caller is None:
+            return self.__wrapped__(*args, **kwargs)
+        return caller.call(self, args, kwargs)
+
+    def options(self, **changes: Any) -> "Step[P]":
+        """Return a copy with other options, as in Ray: ``train.options(num_gpus=0.5)(data)``."""
+        return Step(self.__wrapped__, _parsed(self._options, changes))
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """Check a call against the signature and fill in the defaults."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as exc:
+            unknown = [k for k in kwargs if k not in self._signature.parameters]
+            hint = f" ({suggest(unknown[0], self._signature.parameters)})" if unknown else ""
+            raise DefinitionError(f"step {self.name!r}: {exc}{hint}; its signature is {self._signature}") from None
+        bound.apply_defaults()
+        return bound
+
+    def check_argument(self, name: str, value: Any) -> None:
+        """Compare a plain argument with its annotation."""
+        annotation = self.annotations.get(name, Any)
+        if not fits(value, annotation):
+            raise DefinitionError(
+                f"step {self.name!r}: argument {name!r} must be {describe(annotation)}, got {value!r} of type "
+                f"{type(value).__name__!r}"
+            )
+
+    @functools.cached_property
+    def annotations(self) -> dict[str, Any]:
+        """The resolvable annotations of the function; those of ``*args`` and ``**kwargs`` say nothing of the whole."""
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        loose = {n for n, p in self._signature.parameters.items() if p.kind in variadic}
+        return {n: a for n, a in hints_of(self.__wrapped__).items() if n not in loose}
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}{self._signature}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self.__wrapped__, self._options)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> "Step[P]":
+        if instance is not None:
+            raise DefinitionError(f"step {self.name!r} is a method; a step is a function: take what it needs as arguments")
+        return self
+
+
+@overload
+def step(function: Callable[P, Any], /) -> Step[P]: ...
+@overload
+def step(**options: Any) -> Callable[[Callable[P, Any]], Step[P]]: ...
+def step(function: Callable[P, Any] | None = None, /, **options: Any) -> Any:
+    """Make a function a step.
+
+    Args:
+        function: the function; its annotations declare the outputs (``Annotated[T, "name"]``, tuples for several).
+        **options: Ray's own ``num_cpus``, ``num_gpus`` (fractions allowed), ``memory`` (bytes, or ``"8GiB"``),
+            ``resources`` (a mapping) and ``accelerator_type``; ``name``; ``retries`` (further attempts after an
+            exception) and ``retry_on`` (exception classes); ``cache=False``, ``cache_expiry`` (seconds, or ``"7d"``),
+            ``ignore`` (arguments that are not part of the cache key), ``salt`` (any text that is);
+            ``allow_pickle=True`` for outputs without a materializer; ``tags``.
+
+    Raises:
+        DefinitionError: for an unknown option or one that makes no sense, and for what is not a plain function.
+    """
+    if function is None:
+        return lambda f: step(f, **options)
+    if isinstance(function, Step):
+        raise DefinitionError(f"{function.name!r} is a step already; decorate it once")
+    if not inspect.isfunction(function):
+        raise DefinitionError(f"@step is for functions, got {function!r}; put the call into a function")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"step {function.__name__!r} is a generator; return a list or a table instead of yielding")
+    made = Step(function, _parsed(StepOptions(name=function.__name__), options))
+    for name in made.settings.ignore:
+        if name not in inspect.signature(function).parameters:
+            raise DefinitionError(f"step {made.name!r}: ignore names {name!r}, which is no argument of it")
+    return made
+
+
+def _rebuild(function: Callable[..., Any], options: StepOptions) -> Step[Any]:
+    return Step(function, options)
+
+
+_RESOURCE_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type")
+_OPTIONS = (
+    *_RESOURCE_OPTIONS, "name", "retries", "retry_on", "cache", "cache_expiry", "ignore", "salt", "allow_pickle", "tags",
+)  # fmt: skip
+
+
+def _parsed(current: StepOptions, changes: Mapping[str, Any]) -> StepOptions:
+    for option in changes:
+        if option not in _OPTIONS:
+            raise DefinitionError(f"step {current.name!r}: unknown option {option!r}; {suggest(option, _OPTIONS)}")
+    asked = {k: v for k, v in changes.items() if k in _RESOURCE_OPTIONS}
+    values = {k: _checked(current.name, k, v) for k, v in changes.items() if k not in _RESOURCE_OPTIONS}
+    if "cache_expiry" in values:
+        values["cache_expiry_s"] = values.pop("cache_expiry")
+    return replace(current, resources=_resources(current.name, current.resources, asked), **values)
+
+
+def _checked(step_name: str, option: str, value: Any) -> Any:
+    is_valid: bool
+    match option:
+        case "name":
+            is_valid = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w-]{0,99}", value) is not None
+        case "retries":
+            is_valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 1000
+        case "retry_on":
+            value = value if isinstance(value, tuple) else tuple(value) if isinstance(value, list) else (value,)
+            is_valid = all(isinstance(v, type) and issubclass(v, BaseException) for v in value)
+        case "cache" | "allow_pickle":
+            is_valid = isinstance(value, bool)
+        case "cache_expiry":
+            value = duration_s(value) if isinstance(value, str) else value
+            is_valid = value is None or (isinstance(value, int | float) and value >= 0)
+        case "salt":
+            is_valid = isinstance(value, str)
+        case _:
+            value = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (None,)
+            is_valid = all(isinstance(v, str) for v in value)
+    if not is_valid:
+        raise DefinitionError(f"step {step_name!r}: option {option}={value!r} makes no sense; see help(zenray.step)")
+    return value
+
+
+def _resources(step_name: str, current: Resources, asked: Mapping[str, Any]) -> Resources:
+    values: dict[str, Any] = dict(asked)
+    if "memory" in values:
+        values["memory_bytes"] = size_bytes(values.pop("memory"))
+    if "resources" in values:
+        values["resources"] = tuple(sorted((values["resources"] or {}).items()))
+    made = replace(current, **values)
+    amounts = {"num_cpus": made.num_cpus, "num_gpus": made.num_gpus, "memory": made.memory_bytes, **dict(made.resources)}
+    for name, amount in amounts.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < float("inf"):
+            raise DefinitionError(f"step {step_name!r}: {name}={asked.get(name, amount)!r} must be a number, 0 or more")
+    return made
+
+
+def size_bytes(value: Any) -> int:
+    """Read a size such as ``"8GiB"`` or ``1.5e9`` as bytes; -1 for what is none, which the caller refuses."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value)
+    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return -1
+    unit = (found[2] or "B").upper()
+    power = "BKMGT".index(unit[0])
+    return int(float(found[1]) * (1024 if "I" in unit else 1000) ** power)
+
+
+def duration_s(value: str) -> float:
+    """Read a duration such as ``"90s"``, ``"2h"`` or ``"7d"`` as seconds; -1 for what is none."""
+    found = _DURATION.fullmatch(value)
+    return float(found[1]) * _SECONDS[found[2]] if found else -1

@@ -1,0 +1,191 @@
+"""The artifact store in a local folder: plain files, renamed into place, memory-mapped for reading.
+
+Runs in: anywhere.
+"""
+
+import errno
+import mmap
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from blake3 import blake3
+
+from zenray.errors import StoreError
+from zenray.store import object_name
+
+_CHUNK_BYTES = 1 << 20
+
+
+class LocalStore:
+    """A store in a folder; safe for any number of processes that share it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+
+    def create(self) -> "LocalObjectWriter":
+        """Begin a new object in ``tmp/``."""
+        return LocalObjectWriter(self)
+
+    def has(self, digest: str, size_bytes: int) -> bool:
+        """Compare the file's size too: a crash of the machine can leave a short file."""
+        try:
+            return os.stat(self._path(object_name(digest))).st_size == size_bytes
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise _translated(exc, "look up an object in", self.uri) from exc
+
+    def open(self, digest: str) -> IO[bytes]:
+        """Open an object's file."""
+        with _translating("read", self.uri):
+            return Path(self._path(object_name(digest))).open("rb")
+
+    def buffer(self, digest: str) -> memoryview:
+        """Map an object's file: pages are read when touched and shared between processes."""
+        with _translating("read", self.uri), self.open(digest) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def put_named(self, name: str, data: bytes) -> None:
+        """Write to ``tmp/`` and rename."""
+        with _translating("write to", self.uri):
+            temporary = self.temporary()
+            try:
+                with open(temporary, "wb", buffering=0) as file:
+                    file.write(data)
+                self.publish(temporary, name)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+
+    def get_named(self, name: str) -> bytes | None:
+        """Read a named file."""
+        with _translating("read", self.uri):
+            try:
+                return Path(self._path(name)).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def has_named(self, name: str) -> bool:
+        """Look for a named file."""
+        return os.path.exists(self._path(name))
+
+    def put_file(self, name: str, path: Path) -> None:
+        """Stream a local file in and rename it into place."""
+        with _translating("write to", self.uri), path.open("rb") as source:
+            temporary = self.temporary()
+            with open(temporary, "wb") as target:
+                while chunk := source.read(_CHUNK_BYTES):
+                    target.write(chunk)
+            self.publish(temporary, name)
+
+    def local_path(self, name: str) -> Path:
+        """Return the path below the root."""
+        return Path(self._path(name))
+
+    def names(self, prefix: str) -> Iterator[tuple[str, int, float]]:
+        """Walk the files below a prefix."""
+        base = self._path(prefix)
+        for folder, _, files in os.walk(base):
+            for file in files:
+                path = os.path.join(folder, file)
+                with suppress(FileNotFoundError):
+                    info = os.stat(path)
+                    yield os.path.relpath(path, self.root).replace(os.sep, "/"), info.st_size, info.st_mtime
+
+    def delete(self, name: str) -> None:
+        """Unlink a file."""
+        with _translating("delete from", self.uri), suppress(FileNotFoundError):
+            os.unlink(self._path(name))
+
+    def temporary(self) -> str:
+        """Return a new name in ``tmp/``; the folder is made on first use."""
+        path = f"{self.uri}/tmp/{os.getpid()}-{secrets.token_hex(8)}"
+        folder = f"{self.uri}/tmp"
+        if not os.path.isdir(folder):
+            with _translating("create", self.uri):
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+        return path
+
+    def publish(self, temporary: str, name: str) -> None:
+        """Rename a finished temporary file to its name, making the folder where needed."""
+        target = self._path(name)
+        try:
+            os.rename(temporary, target)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            os.rename(temporary, target)
+
+    def _path(self, name: str) -> str:
+        return f"{self.uri}/{name}"
+
+
+class LocalObjectWriter:
+    """Hashes while it writes; the object appears under its digest on ``commit``."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._temporary = store.temporary()
+        with _translating("write to", store.uri):
+            self._file = open(self._temporary, "wb", buffering=0)  # noqa: SIM115 - lives as long as the writer
+        self._hasher = blake3(max_threads=blake3.AUTO)
+        self._size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes; large pieces are hashed on all cores."""
+        view = memoryview(data).cast("B")
+        self._hasher.update(view)
+        with _translating("write to", self._store.uri):
+            written = 0
+            while written < len(view):  # a raw write may take less than it is given
+                written += self._file.write(view[written : written + (1 << 30)])
+        self._size_bytes += len(view)
+        return len(view)
+
+    def commit(self) -> tuple[str, int]:
+        """Rename to the digest; an equal object already there is kept and marked as used now."""
+        digest = self._hasher.hexdigest()
+        with _translating("write to", self._store.uri):
+            os.fchmod(self._file.fileno(), 0o444)  # a stored object is never changed, not by accident either
+            self._file.close()
+            if self._store.has(digest, self._size_bytes):
+                os.utime(self._store.local_path(object_name(digest)))  # garbage collection spares the young
+                os.unlink(self._temporary)
+            else:
+                self._store.publish(self._temporary, object_name(digest))
+        return digest, self._size_bytes
+
+    def abort(self) -> None:
+        """Remove the temporary file."""
+        self._file.close()
+        with suppress(OSError):
+            os.unlink(self._temporary)
+
+
+@contextmanager
+def _translating(verb: str, uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise _translated(exc, verb, uri) from exc
+
+
+def _translated(exc: OSError, verb: str, uri: str) -> StoreError:
+    advice = {
+        errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what no run needs) and run again",
+        errno.EDQUOT: "the disk quota is used up: free some space and run again",
+        errno.EACCES: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",
+        errno.EPERM: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",
+        errno.EROFS: "the file system is read-only: choose another folder with ZENRAY_HOME",
+        errno.ENOENT: "it is not there: it was removed, and running again writes it anew",
+        errno.EMFILE: "too many open files: raise the limit with `ulimit -n`",
+    }.get(exc.errno or 0, f"{exc.strerror or exc}")
+    where = exc.filename or uri
+    return StoreError(f"cannot {verb} the artifact store ({where}): {advice}")

@@ -1,0 +1,249 @@
+"""What a package with its own materializers tests them with: a contract to subclass, and an artifact in memory.
+
+Runs in: anywhere.
+"""
+# ruff: noqa: D102 - the names of the tests are what they claim
+
+import importlib
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from zenray.errors import MaterializerError
+from zenray.hashing import digest_bytes
+from zenray.materializer import Materializer, find, load_class, load_materializer, type_name
+from zenray.model import Json
+
+MAX_PREVIEW_BYTES = 8 * 1024
+
+
+class MemoryFiles:
+    """An artifact's files in memory: ``writer()`` for a materializer's ``save``, ``reader()`` for its ``load``."""
+
+    def __init__(self) -> None:
+        self.contents: dict[str, bytes] = {}
+
+    def writer(self) -> "MemoryWriter":
+        """Return an ``ArtifactWriter`` that adds to these files."""
+        return MemoryWriter(self.contents)
+
+    def reader(self) -> "MemoryReader":
+        """Return an ``ArtifactReader`` of these files."""
+        return MemoryReader(self.contents)
+
+    def digests(self) -> dict[str, str]:
+        """Return the digest of each file."""
+        return {name: digest_bytes(data) for name, data in self.contents.items()}
+
+
+class MemoryWriter:
+    """The ``ArtifactWriter`` of ``MemoryFiles``."""
+
+    def __init__(self, contents: dict[str, bytes]) -> None:
+        self._contents = contents
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a new file for writing; it is there when it has been closed."""
+        self._check(name)
+        return _MemoryFile(self._contents, name)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write one file whole."""
+        self._check(name)
+        self._contents[name] = bytes(data)
+
+    def copy(self, path: Path, name: str) -> None:
+        """Copy a file of the local disk in."""
+        self.put(name, path.read_bytes())
+
+    def _check(self, name: str) -> None:
+        if name in self._contents:
+            raise MaterializerError(f"the file {name!r} is written twice; give each file of an artifact its own name")
+        if name.startswith("/") or ".." in name.split("/") or not name:
+            raise MaterializerError(f"{name!r} is not a file name inside an artifact; use a relative name without '..'")
+
+
+class _MemoryFile(io.BytesIO):
+    """A file that cannot be read or repositioned, as files of an object store cannot."""
+
+    def __init__(self, contents: dict[str, bytes], name: str) -> None:
+        super().__init__()
+        self._contents = contents
+        self._name = name
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        raise io.UnsupportedOperation("an artifact's file is written from front to back; seek is not possible")
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if kind is None:
+            self._keep()
+        super().close()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._keep()
+        super().close()
+
+    def _keep(self) -> None:
+        if not self.closed:
+            self._contents[self._name] = self.getvalue()
+
+
+class MemoryReader:
+    """The ``ArtifactReader`` of ``MemoryFiles``."""
+
+    def __init__(self, contents: Mapping[str, bytes]) -> None:
+        self._contents = contents
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files, in the order they were written."""
+        return tuple(self._contents)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading."""
+        return io.BytesIO(self.read(name))
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        try:
+            return self._contents[name]
+        except KeyError:
+            raise MaterializerError(f"the artifact has no file {name!r}; it has {list(self._contents)}") from None
+
+    def buffer(self, name: str) -> memoryview:
+        """Return a file's bytes, read-only."""
+        return memoryview(self.read(name))
+
+    def extract(self, name: str, path: Path) -> None:
+        """Copy a file to the local disk."""
+        path.write_bytes(self.read(name))
+
+
+def save(materializer: Materializer, value: Any) -> tuple[MemoryFiles, dict[str, Json]]:
+    """Save a value in memory; return the files, and the metadata as it is after a round trip through JSON."""
+    files = MemoryFiles()
+    metadata = materializer.save(value, files.writer())
+    return files, json.loads(json.dumps(dict(metadata or {})))
+
+
+def round_trip(materializer: Materializer, value: Any) -> Any:
+    """Save a value in memory and return what is loaded again."""
+    files, metadata = save(materializer, value)
+    return materializer.load(files.reader(), type(value), metadata)
+
+
+class MaterializerContract:
+    """The tests a materializer must pass; subclass it in a test module, name the materializer and give values.
+
+    ``values`` and ``refused`` must give equal values in every process that calls them. Override ``is_equal`` where
+    ``==`` isn't the equality of the type.
+    """
+
+    materializer: ClassVar[type[Materializer]]
+
+    def values(self) -> Mapping[str, Any]:
+        """Return values to store, by a name for messages: empty ones, odd ones, one of each kind."""
+        raise NotImplementedError
+
+    def refused(self) -> Mapping[str, Any]:
+        """Return values that ``save`` must refuse with a ``MaterializerError``."""
+        return {}
+
+    def is_equal(self, value: Any, loaded: Any) -> bool:
+        """Say whether a loaded value is as good as the one that was saved."""
+        return bool(value == loaded)
+
+    def test_is_found_by_its_import_path(self) -> None:
+        cls = self.materializer
+        assert type(load_materializer(f"{cls.__module__}:{cls.__qualname__}")) is cls
+
+    def test_values_come_back_equal_and_of_the_same_class(self) -> None:
+        for name, value in self.values().items():
+            loaded = round_trip(self.materializer(), value)
+            assert type(loaded) is type(value), f"{name}: saved a {type(value)}, loaded a {type(loaded)}"
+            assert self.is_equal(value, loaded), f"{name}: saved {value!r}, loaded {loaded!r}"
+
+    def test_a_value_that_was_loaded_is_saved_as_the_same_bytes(self) -> None:
+        for name, value in self.values().items():
+            first, metadata = save(self.materializer(), value)
+            again, metadata_again = save(
+                self.materializer(), self.materializer().load(first.reader(), type(value), metadata)
+            )
+            assert (again.digests(), metadata_again) == (first.digests(), metadata), name
+
+    def test_equal_values_give_equal_bytes_in_another_process(self) -> None:
+        here = {name: _identity(self.materializer(), value) for name, value in self.values().items()}
+        assert _identities_elsewhere(type(self)) == here
+
+    def test_previews_are_small_json(self) -> None:
+        for name, value in self.values().items():
+            text = json.dumps(dict(self.materializer().preview(value)), allow_nan=False)
+            assert len(text) <= MAX_PREVIEW_BYTES, f"{name}: the preview has {len(text)} bytes"
+
+    def test_types_lead_to_the_materializer(self) -> None:
+        table = {("=" if self.materializer.is_exact else "") + name: "this" for name in self.materializer.types}
+        for name, value in self.values().items():
+            assert not table or find(type(value), table) == "this", f"{name}: {type_name(type(value))} is not served"
+
+    def test_classes_are_found_by_name(self) -> None:
+        for value in self.values().values():
+            assert load_class(type_name(type(value))) is type(value)
+
+    def test_other_values_are_refused(self) -> None:
+        for name, value in self.refused().items():
+            try:
+                save(self.materializer(), value)
+            except MaterializerError:
+                continue
+            raise AssertionError(f"{name}: {value!r} was saved")
+
+
+def _identity(materializer: Materializer, value: Any) -> Json:
+    files, metadata = save(materializer, value)
+    return [files.digests(), metadata]
+
+
+def _identities_elsewhere(contract: type[MaterializerContract]) -> Json:
+    """Return the identities of a contract's values as a new process with another hash seed computes them."""
+    module = sys.modules[contract.__module__]
+    program = "import sys; from zenray.testing import print_identities; print_identities(*sys.argv[1:])"
+    result = subprocess.run(
+        [sys.executable, "-c", program, contract.__module__, str(module.__file__), contract.__qualname__],
+        env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return json.loads(result.stdout)
+
+
+def print_identities(module_name: str, file: str, class_name: str) -> None:
+    """Print the identities of a contract's values as JSON; the program of the other process."""
+    contract: Any = _load_module(module_name, file)
+    for part in class_name.split("."):
+        contract = getattr(contract, part)
+    values = contract().values()
+    print(json.dumps({name: _identity(contract.materializer(), value) for name, value in values.items()}))
+
+
+def _load_module(name: str, file: str) -> types.ModuleType:
+    """Import a test module from its file, under the name that its classes have in the other process."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,209 @@
+"""Reading back: pipelines, runs, step runs and artifacts as they are recorded.
+
+Runs in: anywhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zenray.errors import NotFoundError, suggest
+from zenray.model import Manifest, Status
+from zenray.stack import Stack, active_stack
+
+if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: only who reads the ledger pays for it
+    from zenray.metadata.ledger import Ledger
+    from zenray.metadata.records import AttemptRecord, RunRecord, StepRunRecord
+    from zenray.store import Store
+
+
+class Books:
+    """The ledger and the artifact store of a stack, opened when first needed."""
+
+    def __init__(self, stack: Stack | None = None) -> None:
+        self.stack = stack or active_stack()
+
+    @cached_property
+    def ledger(self) -> "Ledger":
+        """The metadata store."""
+        from zenray.metadata.ledger import Ledger
+
+        return Ledger(self.stack.metadata_store)
+
+    @cached_property
+    def store(self) -> "Store":
+        """The artifact store."""
+        from zenray.store import open_store
+
+        return open_store(self.stack.artifact_store, self.stack.artifact_store_options)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArtifact:
+    """An artifact that a step run gave or took."""
+
+    name: str
+    manifest: Manifest
+    books: Books
+
+    def load(self, *, allow_pickle: bool = False) -> Any:
+        """Return the value; a pickle only where ``allow_pickle`` says that its origin is trusted."""
+        from zenray import artifacts
+        from zenray.materializer import register_repository
+
+        register_repository()
+        return artifacts.load(self.manifest, self.books.store, allow_pickle=allow_pickle)
+
+    @property
+    def digest(self) -> str:
+        """The artifact's identity."""
+        return self.manifest.digest
+
+    def __repr__(self) -> str:
+        return f"<artifact {self.name}: {self.manifest.type_name}, {self.manifest.size_bytes} bytes, {self.digest[:12]}>"
+
+
+class StepRun:
+    """One step run as recorded."""
+
+    def __init__(self, record: "StepRunRecord", books: Books) -> None:
+        self.record = record
+        self._books = books
+
+    @property
+    def name(self) -> str:
+        """Its name in the run."""
+        return self.record.name
+
+    @property
+    def status(self) -> Status:
+        """Where it is."""
+        return self.record.status
+
+    @cached_property
+    def outputs(self) -> Mapping[str, StoredArtifact]:
+        """The outputs by name, in the order of declaration."""
+        rows = self._books.ledger.outputs(self.record.run_id, self.name)
+        found = self._books.ledger.artifacts([r.digest for r in rows], store=self._books.store.uri)
+        return _Named(
+            {r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books) for r in rows if r.digest in found},
+            f"step {self.name!r} ({self.status}) has no output",
+        )
+
+    @property
+    def output(self) -> StoredArtifact:
+        """The only output; NotFoundError where there are several, or none yet."""
+        if len(self.outputs) != 1:
+            raise NotFoundError(
+                f"step {self.name!r} ({self.status}) has {len(self.outputs)} outputs ({', '.join(self.outputs)}); "
+                'take one by name: .outputs["..."]'
+            )
+        return next(iter(self.outputs.values()))
+
+    @property
+    def attempts(self) -> "tuple[AttemptRecord, ...]":
+        """The tries, in order."""
+        return self._books.ledger.attempts(self.record.run_id, self.name)
+
+    @property
+    def logs(self) -> str:
+        """What the attempts printed, one after another."""
+        return "".join(
+            Path(a.log_uri).read_text(errors="replace") for a in self.attempts if a.log_uri and Path(a.log_uri).exists()
+        )
+
+    def __repr__(self) -> str:
+        return f"<step run {self.name}: {self.status}>"
+
+
+class Run:
+    """One execution of a pipeline as recorded."""
+
+    def __init__(self, record: "RunRecord", books: Books) -> None:
+        self.record = record
+        self._books = books
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.record.run_id
+
+    @property
+    def pipeline(self) -> str:
+        """The pipeline's name."""
+        return self.record.pipeline
+
+    @property
+    def status(self) -> Status:
+        """Where it is, read anew."""
+        return self._books.ledger.find_run(self.run_id).status
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The pipeline's parameters."""
+        return self.record.parameters
+
+    @property
+    def steps(self) -> Mapping[str, StepRun]:
+        """The step runs by name, in the order they were called."""
+        rows = self._books.ledger.step_runs(self.run_id)
+        return _Named({r.name: StepRun(r, self._books) for r in rows}, f"run {self.run_id} has no step")
+
+    def __repr__(self) -> str:
+        return f"<run {self.run_id} of {self.pipeline}: {self.record.status}>"
+
+
+class PipelineRuns:
+    """A pipeline that has run."""
+
+    def __init__(self, name: str, books: Books) -> None:
+        self.name = name
+        self._books = books
+
+    @property
+    def runs(self) -> list[Run]:
+        """Its runs, oldest first."""
+        found = self._books.ledger.list_runs(self.name, limit=1_000_000)
+        return [Run(r, self._books) for r in sorted(found, key=lambda r: r.started_at)]
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name}: {len(self.runs)} runs>"
+
+
+def get_pipeline(name: str, *, stack: str | None = None) -> PipelineRuns:
+    """Return a pipeline that has runs on a stack; NotFoundError lists those there are."""
+    books = Books(active_stack(stack))
+    known = [p.name for p in books.ledger.pipelines()]
+    if name not in known:
+        raise NotFoundError(f"no pipeline {name!r} has run on stack {books.stack.name!r}; {suggest(name, known)}")
+    return PipelineRuns(name, books)
+
+
+def get_run(run_id: str, *, stack: str | None = None) -> Run:
+    """Return a run by its id or the beginning of it; ``latest`` is the newest."""
+    books = Books(active_stack(stack))
+    if run_id == "latest":
+        newest = books.ledger.list_runs(limit=1)
+        if not newest:
+            raise NotFoundError(f"there are no runs on stack {books.stack.name!r} yet; start one with `zenray submit FILE`")
+        return Run(newest[0], books)
+    return Run(books.ledger.find_run(run_id), books)
+
+
+def list_runs(pipeline: str | None = None, *, limit: int = 100, stack: str | None = None) -> list[Run]:
+    """Return the newest runs, newest first."""
+    books = Books(active_stack(stack))
+    return [Run(r, books) for r in books.ledger.list_runs(pipeline, limit=limit)]
+
+
+class _Named(dict[str, Any]):
+    """A dictionary whose KeyError says what is there."""
+
+    def __init__(self, values: Mapping[str, Any], message: str) -> None:
+        super().__init__(values)
+        self._message = message
+
+    def __missing__(self, name: str) -> Any:
+        raise NotFoundError(f"{self._message} {name!r}; {suggest(str(name), self)}")

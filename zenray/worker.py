@@ -1,0 +1,239 @@
+"""Runs one attempt of one step: load the inputs, call the function, save the outputs, say what happened.
+
+Runs in: worker.
+"""
+
+import builtins
+import inspect
+import logging
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zenray import artifacts
+from zenray.annotations import describe, fits
+from zenray.errors import StoreError, ZenRayError
+from zenray.files import File, Folder
+from zenray.materializer import active_table
+from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
+from zenray.store import Store
+
+SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
+
+
+def run_step(
+    call: StepCall, function: Callable[..., Any], store: Store, *, worker: str, is_tee: bool = False
+) -> AttemptResult:
+    """Run one attempt. Never raises for what the step does: a failure is part of the result."""
+    started_at = time.time()
+    outputs: tuple[Manifest, ...] = ()
+    failure: Failure | None = None
+    log = Path(call.log_uri)
+    try:
+        with capture(log, is_tee=is_tee):
+            try:
+                outputs = _run(call, function, store)
+            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001 - this is where a step's errors end
+                failure = describe_failure(exc)
+                if failure.kind != "cancelled":
+                    sys.stderr.write(failure.traceback)
+    except OSError as exc:
+        failure = describe_failure(StoreError(f"the log {str(log)!r} cannot be written: {exc.strerror or exc}"))
+    size = log.stat().st_size if log.exists() else 0
+    return AttemptResult(
+        step_run_id=call.step_run_id,
+        attempt=call.attempt,
+        outputs=outputs,
+        failure=failure,
+        started_at=started_at,
+        ended_at=time.time(),
+        worker=worker,
+        log_uri=call.log_uri if size else "",
+        log_bytes=size,
+    )
+
+
+def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Manifest, ...]:
+    args, kwargs = pickle.loads(call.arguments)
+    values = [
+        artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)
+    ]
+    files: list[File | Folder] = []
+    args, kwargs = fill((args, kwargs), values, files)
+    result = function(*args, **kwargs)
+    if inspect.iscoroutine(result):
+        import asyncio
+
+        result = asyncio.run(result)
+    for file in files:
+        if not file.is_unchanged():
+            raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
+    return tuple(
+        artifacts.save(value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id)
+        for value in _outputs(call, result)
+    )
+
+
+def _outputs(call: StepCall, result: Any) -> tuple[Any, ...]:
+    values = (result,)
+    if call.is_multiple:
+        if not isinstance(result, tuple | list) or len(result) != len(call.outputs):
+            names = ", ".join(o.name for o in call.outputs)
+            got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
+            raise _OutputError(f"step {call.name!r} declares {len(call.outputs)} outputs ({names}) and returned {got}")
+        values = tuple(result)
+    for output, value in zip(call.outputs, values, strict=True):
+        if output.annotation is not None and not fits(value, output.annotation):
+            raise _OutputError(
+                f"step {call.name!r}: output {output.name!r} is annotated {describe(output.annotation)}, and the step "
+                f"returned {type(value).__name__}: {str(value)[:80]}; correct the annotation or the return value"
+            )
+        if output.annotation is type(None) and value is not None:
+            raise _OutputError(f"step {call.name!r} is annotated to return None and returned {type(value).__name__}")
+    return values
+
+
+class _OutputError(ZenRayError):
+    """Raised when what a step returned is not what it declares."""
+
+
+def fill(tree: Any, values: list[Any], files: list[File | Folder]) -> Any:
+    """Return an argument tree with every Slot replaced by its value; collects the outside inputs it meets."""
+    kind = type(tree)
+    if kind is Slot:
+        return values[tree.index]
+    if kind is list:
+        return [fill(v, values, files) for v in tree]
+    if kind is tuple:
+        return tuple(fill(v, values, files) for v in tree)
+    if kind is dict:
+        return {k: fill(v, values, files) for k, v in tree.items()}
+    if kind in (File, Folder):
+        files.append(tree)
+    return tree
+
+
+def describe_failure(exc: BaseException) -> Failure:
+    """Turn an exception into what a result carries: text that always survives, and the exception where it pickles."""
+    kind = "user"
+    if isinstance(exc, KeyboardInterrupt):
+        kind = "cancelled"
+    elif isinstance(exc, _OutputError):
+        kind = "output"
+    elif isinstance(exc, StoreError):
+        kind = "store"
+    elif isinstance(exc, ZenRayError):
+        kind = "output"
+    try:
+        pickled = pickle.dumps(exc)
+        pickle.loads(pickled)  # an exception with a constructor of its own often only seems to pickle
+    except Exception:  # noqa: BLE001 - anything may happen in foreign __reduce__; the text is what counts
+        pickled = b""
+    bases = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(exc).__mro__)
+    return Failure(kind, type(exc).__qualname__, _text(exc), _own_traceback(exc), pickled, bases)
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return str(exc)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure
+        return "<its message cannot be shown>"
+
+
+def _own_traceback(exc: BaseException) -> str:
+    """Format the traceback from the user's first line on: the frames that led there are ZenRay's."""
+    ours = str(Path(__file__).parent)
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(ours) and tb.tb_next is not None:
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, tb))
+
+
+@contextmanager
+def capture(log: Path, *, is_tee: bool) -> Iterator[None]:
+    """Send everything this process prints to a log file, also what C code and child processes print.
+
+    With ``is_tee`` only Python's own streams are taken, and the terminal still shows them: for steps that run in the
+    user's process. An empty log is removed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handler = _default_handler()
+    with open(log, "ab", buffering=0) as file:
+        try:
+            with _tee(file) if is_tee else _redirect(file.fileno()):
+                yield
+        finally:
+            if handler is not None:
+                logging.getLogger().removeHandler(handler)
+    if log.stat().st_size == 0:
+        log.unlink()
+
+
+def _default_handler() -> logging.Handler | None:
+    root = logging.getLogger()
+    if root.handlers:
+        return None
+    handler = _CurrentStderr()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    if root.level in (logging.NOTSET, logging.WARNING):
+        root.setLevel(logging.INFO)
+    return handler
+
+
+class _CurrentStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+
+
+@contextmanager
+def _redirect(descriptor: int) -> Iterator[None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    streams = sys.stdout, sys.stderr
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    # A stream of our own, line by line: Ray's worker may have replaced Python's, or buffer it in blocks.
+    sys.stdout = builtins.open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = builtins.open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = streams
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        os.close(saved[0])
+        os.close(saved[1])
+
+
+@contextmanager
+def _tee(file: Any) -> Iterator[None]:
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Tee(streams[0], file), _Tee(streams[1], file)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Tee:
+    def __init__(self, stream: Any, file: Any) -> None:
+        self._stream = stream
+        self._file = file
+
+    def write(self, text: str) -> int:
+        self._file.write(text.encode("utf-8", "backslashreplace"))
+        return int(self._stream.write(text) or len(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
