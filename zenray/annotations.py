@@ -3,12 +3,13 @@
 Runs in: anywhere.
 """
 
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from zenray.errors import DefinitionError
+from zenray.errors import DefinitionError, suggest
 from zenray.model import Output
 
 DEFAULT_OUTPUT = "output"
@@ -27,6 +28,23 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
             except Exception:  # noqa: BLE001 - the same
                 continue
         return found
+
+
+def bind(
+    signature: inspect.Signature, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    """Match a call with a signature and fill in the defaults; DefinitionError says what does not match."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as exc:
+        unknown = [name for name in kwargs if name not in signature.parameters]
+        if unknown:
+            raise DefinitionError(
+                f"{what} has no argument {unknown[0]!r}; {suggest(unknown[0], signature.parameters)}"
+            ) from None
+        raise DefinitionError(f"{what}: {exc}; its signature is {signature}") from None
+    bound.apply_defaults()
+    return bound
 
 
 def outputs_of(function: Callable[..., Any], step_name: str) -> tuple[tuple[Output, ...], bool]:

@@ -69,7 +69,7 @@ def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any
     """
     if manifest.is_pickle and not allow_pickle:
         raise MaterializerError(
-            f"artifact {manifest.digest[:12]} of type {manifest.type_name!r} is a pickle, and loading a pickle runs code; "
+            f"artifact {manifest.digest[:12]} of type {manifest.type_name!r} is a pickle, and loading one runs code; "
             "where you trust its origin, load it with allow_pickle=True"
         )
     materializer = load_materializer(manifest.materializer)
@@ -86,7 +86,7 @@ def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any
     except Exception as exc:
         raise MaterializerError(
             f"{manifest.materializer} cannot load artifact {manifest.digest[:12]} of type {manifest.type_name!r}: "
-            f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` tells whether its bytes are whole"
+            f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` checks its bytes"
         ) from exc
 
 
@@ -127,7 +127,9 @@ def read_manifest(digest: str, store: Store) -> Manifest | None:
     try:
         return Manifest.from_json(json.loads(raw))
     except (ValueError, KeyError, TypeError) as exc:
-        raise CorruptedObjectError(f"the manifest of artifact {digest[:12]} in {store.uri} is not readable: {exc}") from exc
+        raise CorruptedObjectError(
+            f"the manifest of artifact {digest[:12]} in {store.uri} is not readable: {exc}"
+        ) from exc
 
 
 def no_materializer(cls: type) -> str:
@@ -202,7 +204,9 @@ class Writer:
         """Return the files, in the order of their names."""
         unclosed = [f.name for f in self._opened if not f.closed]
         if unclosed:
-            raise MaterializerError(f"a materializer left files open: {', '.join(unclosed)}; use `with writer.open(...)`")
+            raise MaterializerError(
+                f"a materializer left files open: {', '.join(unclosed)}; use `with writer.open(...)`"
+            )
         return tuple(self._files[name] for name in sorted(self._files))
 
     def abort(self) -> None:

@@ -27,9 +27,7 @@ class CacheKey:
     reason: str = ""
 
 
-def key_of(
-    step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str], fingerprint: Fingerprint
-) -> CacheKey:
+def key_of(step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str], fingerprint: Fingerprint) -> CacheKey:
     """Return the key of one step run.
 
     Args:
@@ -72,7 +70,9 @@ def _custom_materializers() -> dict[str, str]:
 
 
 def differences(
-    now: Mapping[str, Json], before: Mapping[str, Json], code_now: Sequence[Mapping[str, Json]],
+    now: Mapping[str, Json],
+    before: Mapping[str, Json],
+    code_now: Sequence[Mapping[str, Json]],
     code_before: Sequence[Mapping[str, Json]],
 ) -> list[str]:
     """Say for people in what two step runs' keys differ, the code down to the function."""
@@ -84,7 +84,11 @@ def differences(
         found += [f"{word} {name!r} changed" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
         found += [f"{word} {name!r} is new" for name in sorted(new.keys() - old.keys())]
         found += [f"{word} {name!r} is gone" for name in sorted(old.keys() - new.keys())]
-    for group, text in (("outputs", "output names changed"), ("salt", "salt changed"), ("recipe", "ZenRay's key changed")):
+    for group, text in (
+        ("outputs", "output names changed"),
+        ("salt", "salt changed"),
+        ("recipe", "ZenRay's key changed"),
+    ):
         if now.get(group) != before.get(group):
             found.append(text)
     return found

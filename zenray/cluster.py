@@ -60,7 +60,8 @@ class RayLauncher:
             shown = "; ".join(_amounts({k: n.get(k, 0) for k in ("CPU", "GPU", "memory", *asked)}) for n in nodes)
             raise ClusterError(
                 f"step {step_name!r} asks for {_amounts(asked)}, and no node has that much; the cluster's "
-                f"{len(nodes)} node(s): {shown}. Lower the request with @step(...) or .options(...), or use a larger cluster"
+                f"{len(nodes)} node(s): {shown}. "
+                "Lower the request in @step(...) or .options(...), or use a larger cluster"
             )
 
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
@@ -114,7 +115,8 @@ class RayLauncher:
             ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
         except Exception as exc:
             raise ClusterError(
-                f"cannot join the local Ray cluster at {info.address}: {exc}; end it with `zenray cluster down`, then run again"
+                f"cannot join the local Ray cluster at {info.address}: {exc}; "
+                f"end it with `zenray cluster down` and run again"
             ) from exc
         self._ray = ray
         context = JobContext(

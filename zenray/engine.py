@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from zenray import artifacts, cache
@@ -23,21 +22,11 @@ from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.futures import Artifact
 from zenray.graph import Graph
 from zenray.hashing import encode
+from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.materializer import registry
-from zenray.metadata.records import (
-    ArtifactRecord,
-    AttemptRecord,
-    CacheEntry,
-    Change,
-    CodeRecord,
-    StepInput,
-    StepInputs,
-    StepOutput,
-    StepOutputs,
-    StepRunRecord,
-)
-from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Slot, Status, StepCall
+from zenray.metadata.records import ArtifactRecord, CacheEntry, Change
+from zenray.model import AttemptResult, Failure, Manifest, Resources, Slot, Status, StepCall
 from zenray.step import Step
 from zenray.store import Store, log_name
 
@@ -58,48 +47,16 @@ class CacheReader(Protocol):
         ...
 
 
-class RecordWriter(Protocol):
-    """Where the engine's records go; never waits for the database."""
-
-    def record(self, *changes: Change) -> None:
-        """Take rows that belong together; they are committed together."""
-        ...
-
-
 class Observer(Protocol):
     """Is told what happens, for people."""
 
-    def on_step(self, state: "StepState") -> None:
+    def on_step(self, state: StepState) -> None:
         """A step run was added or has changed."""
         ...
 
     def on_note(self, text: str) -> None:
         """Something the user should know."""
         ...
-
-
-@dataclass(slots=True)
-class StepState:
-    """A step run while its run goes on."""
-
-    name: str
-    step: Step[Any]
-    position: int
-    arguments: dict[str, Any]
-    args: Any
-    inputs: tuple[tuple[str, str, int], ...]  # (argument, producing step run, output index), by Slot index
-    literals: dict[int, Manifest]  # inputs given as values, by Slot index
-    status: Status = Status.WAITING
-    key: cache.CacheKey | None = None
-    attempt: int = 0
-    lost_workers: int = 0
-    outputs: tuple[Manifest, ...] = ()
-    failure: Failure | None = None
-    cause: str = ""
-    source: tuple[str, str] | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-    log_path: str = ""
 
 
 class Coordinator:
@@ -119,14 +76,14 @@ class Coordinator:
     ) -> None:
         self.run_id = run_id
         self.steps: dict[str, StepState] = {}
-        self._reader, self._writer, self._store = reader, writer, store
+        self._reader, self._store = reader, store
+        self._journal = Journal(run_id, writer, use_cache=use_cache)
         self._launcher, self._observer = launcher, observer
         self._log_root, self._use_cache = log_root, use_cache
         self._graph = Graph()
         self._condition = threading.Condition(threading.RLock())
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
-        self._codes_recorded: set[str] = set()
         self._durations: dict[Any, float] = {}
         self._in_flight_keys: dict[str, list[str]] = {}
         self._queue: deque[StepState] = deque()
@@ -164,10 +121,12 @@ class Coordinator:
             if cause is not None:
                 self._skip([state.name], cause)
             else:
-                self._record(state)
+                self._journal.step(state, self.known_fingerprint(state))
                 self._observer.on_step(state)
             self._condition.notify_all()
-        made = [Artifact(self, state.name, i, output=o.name, annotation=o.annotation) for i, o in enumerate(step.outputs)]
+        made = [
+            Artifact(self, state.name, i, output=o.name, annotation=o.annotation) for i, o in enumerate(step.outputs)
+        ]
         return tuple(made) if step.is_multiple else made[0]
 
     def start(self) -> None:
@@ -269,7 +228,12 @@ class Coordinator:
             )
 
     def _tree(
-        self, step: Step[Any], argument: str, value: Any, inputs: list[tuple[str, str, int]], literals: dict[int, Manifest]
+        self,
+        step: Step[Any],
+        argument: str,
+        value: Any,
+        inputs: list[tuple[str, str, int]],
+        literals: dict[int, Manifest],
     ) -> Any:
         """Replace artifacts in an argument by Slots, and values that are no plain data by stored artifacts."""
         kind = type(value)
@@ -291,15 +255,24 @@ class Coordinator:
         return value
 
     def _literal(
-        self, step: Step[Any], argument: str, value: Any, inputs: list[tuple[str, str, int]], literals: dict[int, Manifest]
+        self,
+        step: Step[Any],
+        argument: str,
+        value: Any,
+        inputs: list[tuple[str, str, int]],
+        literals: dict[int, Manifest],
     ) -> Slot:
         try:
             manifest = artifacts.save(
-                value, self._store, table=registry.table(), allow_pickle=step.settings.allow_pickle, producer=self.run_id
+                value,
+                self._store,
+                table=registry.table(),
+                allow_pickle=step.settings.allow_pickle,
+                producer=self.run_id,
             )
         except MaterializerError as exc:
             raise MaterializerError(f"step {step.name!r}, argument {argument!r}: {exc}") from exc
-        self._writer.record(ArtifactRecord(manifest, self._store.uri, time.time()))
+        self._journal.record(ArtifactRecord(manifest, self._store.uri, time.time()))
         inputs.append((argument, "", 0))
         literals[len(inputs) - 1] = manifest
         return Slot(len(inputs) - 1)
@@ -382,6 +355,10 @@ class Coordinator:
                 self._observer.on_note(f"step {step.name!r} is never cached: {problem}")
         return found
 
+    def known_fingerprint(self, state: StepState) -> Fingerprint | None:
+        """Return the fingerprint of a step whose key has been computed."""
+        return self._fingerprints.get(state.step.function)
+
     def _inputs(self, state: StepState) -> tuple[Manifest, ...]:
         return tuple(
             state.literals[i] if not producer else self.steps[producer].outputs[index]
@@ -427,7 +404,11 @@ class Coordinator:
                 state.status = Status.RUNNING
                 state.log_path = f"{self._log_root}/{log_name(self.run_id, state.name, state.attempt)}"
                 self._graph.start(state.name)
-                self._record(state, [self._edges(state)] if state.inputs else [])
+                self._journal.step(
+                    state,
+                    self.known_fingerprint(state),
+                    [self._journal.inputs(state, self._inputs(state))] if state.inputs else [],
+                )
                 self._observer.on_step(state)
                 calls.append(self._call(state))
         try:
@@ -477,7 +458,7 @@ class Coordinator:
                 self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
             self._commit(state, result.outputs, result=result)
             return
-        self._record_attempt(state, result, Status.FAILED)
+        self._journal.attempt(state, result, Status.FAILED)
         if self._is_cancelled:
             return
         if self._may_retry(state, result.failure):
@@ -499,7 +480,12 @@ class Coordinator:
         return bool(wanted.intersection(failure.bases))
 
     def _commit(
-        self, state: StepState, outputs: tuple[Manifest, ...], *, is_cached: bool = False, result: AttemptResult | None = None
+        self,
+        state: StepState,
+        outputs: tuple[Manifest, ...],
+        *,
+        is_cached: bool = False,
+        result: AttemptResult | None = None,
     ) -> None:
         """Make a result count: the records of outputs, cache entry and step run go out together."""
         if not self._graph.succeed(state.name, is_cached=is_cached):
@@ -508,17 +494,13 @@ class Coordinator:
         now = time.time()
         changes: list[Change] = [] if is_cached else [ArtifactRecord(m, self._store.uri, now) for m in outputs]
         if is_cached and state.inputs:
-            changes.append(self._edges(state))
-        rows = [
-            StepOutput(self.run_id, state.name, o.name, i, m.digest)
-            for i, (o, m) in enumerate(zip(state.step.outputs, outputs, strict=True))
-        ]
-        changes.append(StepOutputs(self.run_id, state.name, tuple(rows)))
+            changes.append(self._journal.inputs(state, self._inputs(state)))
+        changes.append(self._journal.outputs(state, outputs))
         key = state.key.key if state.key else ""
         if result is not None:
-            self._record_attempt(state, result, Status.SUCCEEDED)
+            self._journal.attempt(state, result, Status.SUCCEEDED)
             if key and result.is_cacheable:
-                entry = tuple((r.output, r.digest) for r in rows)
+                entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))
                 changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
         self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
         for name in self._in_flight_keys.pop(key, []) if key else []:
@@ -546,71 +528,9 @@ class Coordinator:
         state.ended_at = time.time()
         if status is Status.CACHED:
             state.started_at = state.ended_at
-        self._record(state, changes)
+        self._journal.step(state, self.known_fingerprint(state), changes)
         self._observer.on_step(state)
         self._condition.notify_all()
-
-    # -- records ---------------------------------------------------------------------------------------------------
-
-    def _record(self, state: StepState, changes: Sequence[Change] = ()) -> None:
-        found = self._fingerprints.get(state.step.function) if state.key else None
-        all_changes: list[Change] = list(changes)
-        if found is not None and found.digest not in self._codes_recorded:
-            self._codes_recorded.add(found.digest)
-            all_changes.append(CodeRecord(found.digest, tuple(asdict(p) for p in found.parts)))
-        all_changes.append(
-            StepRunRecord(
-                run_id=self.run_id,
-                name=state.name,
-                step=state.step.name,
-                status=state.status,
-                position=state.position,
-                module=state.step.function.__module__,
-                cache_key=state.key.key if state.key else "",
-                key_parts=state.key.parts if state.key else {},
-                code_digest=found.digest if found else "",
-                cache_source=state.source,
-                parameters={n: _shown(v) for n, v in state.arguments.items()},
-                resources=state.step.settings.resources.describe(),
-                started_at=state.started_at,
-                ended_at=state.ended_at,
-                error=_error_json(state.failure),
-                cause=state.cause,
-                reason=self._reason(state),
-                tags=dict.fromkeys(state.step.settings.tags, True),
-            )
-        )
-        self._writer.record(*all_changes)
-
-    def _reason(self, state: StepState) -> str:
-        if state.key is not None and state.key.reason:
-            return state.key.reason
-        if not state.step.settings.cache:
-            return "the step says cache=False"
-        return "" if self._use_cache else "the run was started without cache"
-
-    def _record_attempt(self, state: StepState, result: AttemptResult, status: Status) -> None:
-        self._writer.record(
-            AttemptRecord(
-                run_id=self.run_id,
-                name=state.name,
-                number=result.attempt,
-                status=status,
-                worker=result.worker,
-                started_at=result.started_at or state.started_at,
-                ended_at=result.ended_at or time.time(),
-                error=_error_json(result.failure),
-                log_uri=result.log_uri,
-                log_bytes=result.log_bytes,
-            )
-        )
-
-    def _edges(self, state: StepState) -> StepInputs:
-        rows = [
-            StepInput(self.run_id, state.name, argument, i, manifest.digest, producer)
-            for i, ((argument, producer, _), manifest) in enumerate(zip(state.inputs, self._inputs(state), strict=True))
-        ]
-        return StepInputs(self.run_id, state.name, tuple(rows))
 
 
 def _contains_artifact(value: Any) -> bool:
@@ -632,25 +552,3 @@ def _original(failure: Failure) -> BaseException | None:
     if failure.traceback:
         error.add_note(f"In the step:\n{failure.traceback}")
     return error
-
-
-def _error_json(failure: Failure | None) -> dict[str, Json] | None:
-    if failure is None:
-        return None
-    return {
-        "kind": failure.kind,
-        "type": failure.type_name,
-        "message": failure.message,
-        "traceback": failure.traceback,
-    }
-
-
-def _shown(value: Any) -> Json:
-    """Return an argument for people, short."""
-    if isinstance(value, Slot):
-        return "<artifact>"
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
-

@@ -93,7 +93,9 @@ class Folder:
     def identified(self) -> "Folder":
         """Return a copy with every file identified, in the order of their relative paths."""
         url = _absolute(self.url)
-        found = tuple(File(f"{url}/{name}", self.by).identified() for name in sorted(_names(url)) if fnmatch(name, self.glob))
+        found = tuple(
+            File(f"{url}/{name}", self.by).identified() for name in sorted(_names(url)) if fnmatch(name, self.glob)
+        )
         if not found:
             raise StoreError(f"no file below {self.url!r} matches {self.glob!r}")
         return replace(self, url=url, files=found)

@@ -123,7 +123,7 @@ class Registry:
             except Exception as exc:
                 raise MaterializerError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
             for value in list(vars(module).values()):
-                if isinstance(value, type) and value.__module__ == module.__name__ and getattr(value, "types", ()):
+                if isinstance(value, type) and value.__module__ == module.__name__ and getattr(value, "types", None):
                     self.register(value, origin=str(path))
 
     def registrations(self) -> tuple[Registration, ...]:

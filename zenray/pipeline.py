@@ -10,8 +10,8 @@ from contextvars import ContextVar
 from types import CodeType
 from typing import Any, Generic, ParamSpec, overload
 
-from zenray.annotations import classes_in, describe, fits, hints_of
-from zenray.errors import DefinitionError, suggest
+from zenray.annotations import bind, classes_in, describe, fits, hints_of
+from zenray.errors import DefinitionError
 from zenray.materializer import find, registry
 from zenray.step import Step, active_caller
 
@@ -55,13 +55,7 @@ class Pipeline(Generic[P]):
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Check a call and return all parameters by name, defaults included."""
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as exc:
-            unknown = [k for k in kwargs if k not in self._signature.parameters]
-            hint = f"; {suggest(unknown[0], self._signature.parameters)}" if unknown else ""
-            raise DefinitionError(f"pipeline {self.name!r}{self._signature}: {exc}{hint}") from None
-        bound.apply_defaults()
+        bound = bind(self._signature, f"pipeline {self.name!r}", args, kwargs)
         for name, value in bound.arguments.items():
             annotation = self.annotations.get(name, Any)
             if not fits(value, annotation):
@@ -112,8 +106,16 @@ def pipeline(function: Callable[P, Any] | None = None, /, *, name: str = "") -> 
     Raises DefinitionError for what is not a plain function.
     """
     if function is None:
-        return lambda f: pipeline(f, name=name)
-    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        return functools.partial(_pipeline, name=name)
+    return _pipeline(function, name=name)
+
+
+def _pipeline(function: Callable[P, Any], *, name: str) -> Pipeline[P]:
+    if (
+        not inspect.isfunction(function)
+        or inspect.isgeneratorfunction(function)
+        or inspect.iscoroutinefunction(function)
+    ):
         raise DefinitionError(f"@pipeline is for plain functions, got {function!r}")
     return Pipeline(function, name or function.__name__)
 

@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zenray.engine import Coordinator, Observer, StepState
+from zenray.engine import Coordinator, Observer
 from zenray.errors import RunCancelled, StepFailed, ZenRayError
 from zenray.futures import Artifact
 from zenray.inline import InlineLauncher
+from zenray.journal import StepState
 from zenray.launcher import Launcher
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
@@ -75,7 +76,7 @@ def owner_name() -> str:
 def run(request: RunRequest, observer: RunObserver) -> str:
     """Execute a pipeline and return its run id once everything is committed.
 
-    Raises StepFailed (the step's own exception as its cause), RunCancelled, or what the pipeline function itself raised.
+    Raises StepFailed (the step's own exception as its cause), RunCancelled, or what the pipeline's function raised.
     Whatever happens, the run is recorded as ended.
     """
     store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
@@ -100,7 +101,8 @@ def run(request: RunRequest, observer: RunObserver) -> str:
 
 
 def _execute(request: RunRequest, coordinator: Coordinator, writer: LedgerWriter, observer: RunObserver) -> None:
-    status, error, outputs = Status.FAILED, None, None
+    status, outputs = Status.FAILED, None
+    error: BaseException | None = None
     try:
         outputs = _call(request, coordinator)
         status = Status.SUCCEEDED
@@ -209,7 +211,9 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         pipeline=request.pipeline,
         status=Status.RUNNING,
         started_at=time.time(),
-        parameters={k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in request.parameters.items()},
+        parameters={
+            k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in request.parameters.items()
+        },
         stack=request.stack.name,
         user=_user(),
         host=socket.gethostname(),

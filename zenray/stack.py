@@ -31,8 +31,8 @@ class Stack:
 def active_stack(name: str | None = None) -> Stack:
     """Return the stack of that name, else of ZENRAY_STACK, else ``local``.
 
-    ``local`` and ``inline`` are built in and share their data, in the folder of ``zenray.settings.home``: the first runs
-    steps on a Ray cluster of this machine, the second one after another in this process. Any other name is a file
+    ``local`` and ``inline`` are built in and share their data, in the folder of ``zenray.settings.home``: the first
+    runs steps on a Ray cluster of this machine, the second one after another in this process. Any other name is a file
     ``stacks/NAME.yaml`` of the repository.
     """
     name = name or os.environ.get("ZENRAY_STACK") or "local"

@@ -8,10 +8,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, Protocol, overload
 
-from zenray.annotations import describe, fits, hints_of, outputs_of
+from zenray.annotations import bind, describe, fits, hints_of, outputs_of
 from zenray.errors import DefinitionError, suggest
 from zenray.model import Output, Resources
 
@@ -38,7 +38,7 @@ class StepOptions:
     """How a step is run; nothing here but ``cache``, ``cache_expiry_s``, ``ignore`` and ``salt`` touches its key."""
 
     name: str
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     cache: bool = True
@@ -92,14 +92,7 @@ class Step(Generic[P]):
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
         """Check a call against the signature and fill in the defaults."""
-        try:
-            bound = self._signature.bind(*args, **kwargs)
-        except TypeError as exc:
-            unknown = [k for k in kwargs if k not in self._signature.parameters]
-            hint = f" ({suggest(unknown[0], self._signature.parameters)})" if unknown else ""
-            raise DefinitionError(f"step {self.name!r}: {exc}{hint}; its signature is {self._signature}") from None
-        bound.apply_defaults()
-        return bound
+        return bind(self._signature, f"step {self.name!r}", args, kwargs)
 
     def check_argument(self, name: str, value: Any) -> None:
         """Compare a plain argument with its annotation."""
@@ -125,7 +118,9 @@ class Step(Generic[P]):
 
     def __get__(self, instance: Any, owner: type | None = None) -> "Step[P]":
         if instance is not None:
-            raise DefinitionError(f"step {self.name!r} is a method; a step is a function: take what it needs as arguments")
+            raise DefinitionError(
+                f"step {self.name!r} is a method; a step is a function: take what it needs as arguments"
+            )
         return self
 
 
@@ -154,7 +149,9 @@ def step(function: Callable[P, Any] | None = None, /, **options: Any) -> Any:
     if not inspect.isfunction(function):
         raise DefinitionError(f"@step is for functions, got {function!r}; put the call into a function")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise DefinitionError(f"step {function.__name__!r} is a generator; return a list or a table instead of yielding")
+        raise DefinitionError(
+            f"step {function.__name__!r} is a generator; return a list or a table instead of yielding"
+        )
     made = Step(function, _parsed(StepOptions(name=function.__name__), options))
     for name in made.settings.ignore:
         if name not in inspect.signature(function).parameters:
@@ -168,7 +165,8 @@ def _rebuild(function: Callable[..., Any], options: StepOptions) -> Step[Any]:
 
 _RESOURCE_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type")
 _OPTIONS = (
-    *_RESOURCE_OPTIONS, "name", "retries", "retry_on", "cache", "cache_expiry", "ignore", "salt", "allow_pickle", "tags",
+    *_RESOURCE_OPTIONS, "name", "retries", "retry_on", "cache", "cache_expiry", "ignore", "salt", "allow_pickle",
+    "tags",
 )  # fmt: skip
 
 
@@ -215,7 +213,12 @@ def _resources(step_name: str, current: Resources, asked: Mapping[str, Any]) -> 
     if "resources" in values:
         values["resources"] = tuple(sorted((values["resources"] or {}).items()))
     made = replace(current, **values)
-    amounts = {"num_cpus": made.num_cpus, "num_gpus": made.num_gpus, "memory": made.memory_bytes, **dict(made.resources)}
+    amounts = {
+        "num_cpus": made.num_cpus,
+        "num_gpus": made.num_gpus,
+        "memory": made.memory_bytes,
+        **dict(made.resources),
+    }
     for name, amount in amounts.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < float("inf"):
             raise DefinitionError(f"step {step_name!r}: {name}={asked.get(name, amount)!r} must be a number, 0 or more")

@@ -108,7 +108,7 @@ def import_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except DefinitionError:
         raise
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's module may raise anything
+    except (Exception, SystemExit) as exc:
         raise DefinitionError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
     return module
 
@@ -150,7 +150,9 @@ def _converted(pipeline: Pipeline[Any], name: str, raw: str) -> Any:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as exc:
         reason = exc.errors()[0]["msg"]
-        raise DefinitionError(f"parameter {name!r} of pipeline {pipeline.name!r}: {raw!r} does not fit: {reason}") from None
+        raise DefinitionError(
+            f"parameter {name!r} of pipeline {pipeline.name!r}: {raw!r} does not fit: {reason}"
+        ) from None
 
 
 def _split(target: str) -> tuple[str, str]:

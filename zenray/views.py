@@ -62,7 +62,9 @@ class StoredArtifact:
         return self.manifest.digest
 
     def __repr__(self) -> str:
-        return f"<artifact {self.name}: {self.manifest.type_name}, {self.manifest.size_bytes} bytes, {self.digest[:12]}>"
+        return (
+            f"<artifact {self.name}: {self.manifest.type_name}, {self.manifest.size_bytes} bytes, {self.digest[:12]}>"
+        )
 
 
 class StepRun:
@@ -88,7 +90,11 @@ class StepRun:
         rows = self._books.ledger.outputs(self.record.run_id, self.name)
         found = self._books.ledger.artifacts([r.digest for r in rows], store=self._books.store.uri)
         return _Named(
-            {r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books) for r in rows if r.digest in found},
+            {
+                r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books)
+                for r in rows
+                if r.digest in found
+            },
             f"step {self.name!r} ({self.status}) has no output",
         )
 
@@ -187,7 +193,9 @@ def get_run(run_id: str, *, stack: str | None = None) -> Run:
     if run_id == "latest":
         newest = books.ledger.list_runs(limit=1)
         if not newest:
-            raise NotFoundError(f"there are no runs on stack {books.stack.name!r} yet; start one with `zenray submit FILE`")
+            raise NotFoundError(
+                f"there are no runs on stack {books.stack.name!r} yet; start one with `zenray submit FILE`"
+            )
         return Run(newest[0], books)
     return Run(books.ledger.find_run(run_id), books)
 

@@ -61,9 +61,7 @@ def run_step(
 
 def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Manifest, ...]:
     args, kwargs = pickle.loads(call.arguments)
-    values = [
-        artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)
-    ]
+    values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
     files: list[File | Folder] = []
     args, kwargs = fill((args, kwargs), values, files)
     result = function(*args, **kwargs)
@@ -177,8 +175,8 @@ def capture(log: Path, *, is_tee: bool) -> Iterator[None]:
 
 def _default_handler() -> logging.Handler | None:
     root = logging.getLogger()
-    if root.handlers:
-        return None
+    if any(type(h) is logging.StreamHandler for h in root.handlers):
+        return None  # the user's own configuration prints already
     handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
@@ -236,4 +234,3 @@ class _Tee:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-

@@ -5,6 +5,7 @@ executor, which starts a process for each step.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 from dagster import (
@@ -81,7 +82,9 @@ def mean(doubled: pd.DataFrame) -> float:
 
 
 def run(job_function: str, start: int, n: int, last: str) -> Read:
-    recipe = build_reconstructable_job("dagster_flow", job_function, (start, n))
+    recipe = build_reconstructable_job(
+        "dagster_flow", job_function, (start, n), reconstructor_working_directory=str(Path(__file__).parent)
+    )
     instance = DagsterInstance.get()
     with execute_job(recipe, instance, raise_on_error=True) as result:
         if not result.success:

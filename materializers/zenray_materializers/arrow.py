@@ -2,8 +2,8 @@
 
 Runs in: anywhere.
 
-Equal data gives equal bytes, however it is chunked or sliced: tables are cut again into batches of a number of rows that
-depends on the content only, what lies in memory under a null is zeroed, dictionaries are unified, metadata is sorted.
+Equal data gives equal bytes, however it is chunked or sliced: tables are cut again into batches of a number of rows
+that depends on the content only, dictionaries are unified, metadata is sorted, and see ``canonical``.
 Nothing is compressed, so loading costs nothing and copies nothing. Chunks are therefore not kept; batches and arrays
 come back in one piece. The format is https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format.
 """
@@ -214,4 +214,3 @@ def _statistics(column: Any) -> dict[str, Json]:
         facts |= {"min": number(limits["min"].as_py()), "max": number(limits["max"].as_py())}
         facts["mean"] = number(round(pc.mean(column).as_py(), 6))
     return facts
-

@@ -4,7 +4,8 @@ Runs in: anywhere.
 
 Two equal arrays may differ in memory: a slice's buffers go on behind its end, and up to seven of these bytes reach an
 IPC file as padding; offsets of strings and lists need not start at zero; under a null there may be anything. Where
-there are no nulls nothing large is copied here. Unions, run-end encodings, list views, and views inside of nested types stay as they are.
+there are no nulls nothing large is copied here. Unions, run-end encodings, list views, and views inside of nested
+types stay as they are.
 """
 
 from typing import Any

@@ -117,7 +117,9 @@ def _inner_target(root: Path, link: Path) -> str:
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError) as exc:
-        raise MaterializerError(f"the link {str(link)!r} points to nothing: {str(link.readlink())!r}; remove it") from exc
+        raise MaterializerError(
+            f"the link {str(link)!r} points to nothing: {str(link.readlink())!r}; remove it"
+        ) from exc
     if not target.is_relative_to(root):
         raise MaterializerError(
             f"the link {str(link)!r} points outside of {str(root)!r}, to {str(target)!r}; copy the file there instead"

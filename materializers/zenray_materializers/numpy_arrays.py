@@ -61,7 +61,8 @@ class NumpyMaterializer(Materializer):
         data = _read(reader.buffer(_ARRAY))
         if cls is np.ma.MaskedArray:
             fill = np.lib.format.read_array(io.BytesIO(base64.b64decode(metadata["fill_value"])), allow_pickle=False)
-            return np.ma.MaskedArray(data, mask=_read(reader.buffer(_MASK)), fill_value=fill[()])
+            masked: Any = np.ma.MaskedArray
+            return masked(data, mask=_read(reader.buffer(_MASK)), fill_value=fill[()])
         return data.view(cls) if cls in (np.matrix, np.recarray) else data
 
     def preview(self, value: Any) -> Mapping[str, Json]:
@@ -122,7 +123,7 @@ def _write_contiguous(data: _Array, file: IO[bytes]) -> None:
     if not data.size or not data.dtype.itemsize:
         return
     flat = (data if data.flags.c_contiguous else data.T).reshape(-1)
-    raw = memoryview(flat.view(np.uint8))
+    raw = flat.view(np.uint8).data
     for start in range(0, len(raw), _WRITE_BYTES):
         file.write(raw[start : start + _WRITE_BYTES])
 

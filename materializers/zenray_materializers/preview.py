@@ -86,5 +86,10 @@ def _joined(
     yield closing
 
 
-_BRACKETS = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("frozenset({", "})")}
+_BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+}
 _SMALL = {"builtins", "datetime", "decimal", "fractions", "uuid", "zoneinfo", "pathlib", "enum"}

@@ -44,11 +44,12 @@ _PLAIN = "zenray_materializers.plain:PlainMaterializer"
 class Encoder:
     """Walks one value into JSON-like data, writing values of other registered types to a writer as it meets them.
 
-    ``references`` maps the ``id`` of objects to texts that stand for them: these aren't descended into.
+    Without a writer such values are refused. ``references`` maps the ``id`` of objects to texts that stand for them:
+    these aren't descended into.
     """
 
     def __init__(
-        self, writer: ArtifactWriter, *, prefix: str = "", references: Mapping[int, str] = MappingProxyType({})
+        self, writer: ArtifactWriter | None, *, prefix: str = "", references: Mapping[int, str] = MappingProxyType({})
     ) -> None:
         self._writer = writer
         self._prefix = prefix
@@ -112,8 +113,8 @@ class Encoder:
         """Return bytes as base64, or the name of the file they were written to where they are many."""
         if len(value) <= MAX_INLINE_BYTES:
             return base64.b64encode(value).decode()
-        name = self._next_name()
-        self._writer.put(name, bytes(value))
+        writer, name = self.next_file(type(value))
+        writer.put(name, bytes(value))
         return {"file": name}
 
     def sorted_items(self, value: Iterable[Any]) -> list[Json]:
@@ -126,9 +127,14 @@ class Encoder:
             )
         return items
 
-    def _next_name(self) -> str:
+    def next_file(self, kind: type) -> tuple[ArtifactWriter, str]:
+        """Return the writer and the name for the next value that gets a file of its own."""
+        if self._writer is None:
+            raise MaterializerError(
+                f"a value of type {type_name(kind)} needs a file of its own, which cannot be had here"
+            )
         self._file_count += 1
-        return f"{self._prefix}{self._file_count - 1}"
+        return self._writer, f"{self._prefix}{self._file_count - 1}"
 
     def _choose(self, kind: type, value: Any) -> Callable[["Encoder", Any], Json]:
         """Return how a class is encoded: through its materializer, or by its fields where that is the plain one."""
@@ -150,9 +156,9 @@ def _save_leaf(encoder: Encoder, value: Any, *, path: str, kind: type) -> Json:
         raise MaterializerError(
             f"{name} inside of another value is stored by {path}, which pickles; return it as an output of its own"
         )
-    prefix = encoder._next_name() + "/"
-    metadata = materializer.save(value, _PrefixedWriter(encoder._writer, prefix))
-    return {"$artifact": [name, path, prefix, Encoder(encoder._writer).encode(dict(metadata or {}))]}
+    writer, prefix = encoder.next_file(kind)
+    metadata = materializer.save(value, _PrefixedWriter(writer, prefix + "/"))
+    return {"$artifact": [name, path, prefix + "/", Encoder(None).encode(dict(metadata or {}))]}
 
 
 class Decoder:

@@ -9,7 +9,8 @@ followed is a problem, never a guess: a step with problems must run.
 from collections.abc import Callable
 from typing import Any
 
-from zenray.fingerprint.closure import Closure, CodeForms
+from zenray.fingerprint.closure import Closure
+from zenray.fingerprint.names import CodeForms
 from zenray.fingerprint.origin import distribution_of
 from zenray.fingerprint.parts import CodePart, Fingerprint
 from zenray.fingerprint.sources import Sources
@@ -20,7 +21,7 @@ __all__ = ["CodePart", "Fingerprint", "Fingerprinter", "distribution_of", "finge
 class Fingerprinter:
     """Takes fingerprints of many steps, and keeps between them what cannot change: parsed files and code forms.
 
-    Values of globals are read anew for each fingerprint. Not safe for use by several threads at once.
+    Values of globals are read anew for each fingerprint.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,9 @@ class Fingerprinter:
 def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:
     """Return the fingerprint of a step, function or class as it is loaded in this process.
 
-    Imports nothing and runs no code of the project. Takes some milliseconds for a step with twenty helpers;
-    use one `Fingerprinter` for several steps.
+    Imports nothing. Takes some milliseconds for the first step of a module with twenty helpers, less for the next.
     """
-    return Fingerprinter()(target)
+    return _shared(target)
+
+
+_shared = Fingerprinter()

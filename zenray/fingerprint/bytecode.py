@@ -138,7 +138,8 @@ class _Normalizer:
     def _instruction(self, position: int) -> tuple[bytes, int]:
         """Return one instruction as bytes, and the position of the next."""
         step = self.steps[position]
-        name, operand = step.opname, step.arg
+        name = step.opname
+        operand: object = step.arg
         if self._is_docstring(position):
             return b"", position + 2
         if name in _GLOBALS:
@@ -152,7 +153,8 @@ class _Normalizer:
         if step.opcode in _JUMPS:
             operand = self._ordinal(step.argval)
         elif step.opcode in dis.hasconst:
-            return framed(name.encode(), self._constant(step.argval)), position + 1
+            # not argval: dis resolves the constants of LOAD_CONST only, not those of KW_NAMES
+            return framed(name.encode(), self._constant(self.code.co_consts[step.arg or 0])), position + 1
         elif step.opcode in dis.hasname or step.opcode in dis.hasfree:
             operand = (step.argval, _is_call(step)) if name in _ATTRIBUTES else step.argval
         return encode((name, operand)), position + 1

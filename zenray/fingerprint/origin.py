@@ -103,11 +103,13 @@ def locate(name: str) -> Located | None:
         if package is None or not package.is_package:
             return None
         path = list(package.folders)
-    for finder in sys.meta_path:
-        spec = finder.find_spec(name, path)
-        if spec is not None:
-            return _located(spec)
-    return None
+    try:
+        specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next((found for found in specs if found is not None), None)
+        return _located(spec) if spec is not None else None
+    except KeyError:  # a folder without __init__ inside of another one: importlib wants the outer one imported
+        folders = tuple(str(Path(outer, name.rpartition(".")[2])) for outer in path or ())
+        return Located(name, None, tuple(f for f in folders if Path(f).is_dir()), is_package=True)
 
 
 def _located(spec: importlib.machinery.ModuleSpec) -> Located:
@@ -181,10 +183,11 @@ def _metadata_in(entry: str, changed_ns: int) -> dict[str, tuple[str, str, str]]
 @functools.lru_cache(maxsize=1024)
 def _owner(entry: str, changed_ns: int, top: str, file: str) -> tuple[str, str, str] | None:
     """Return the distribution whose list of files names a file."""
-    for found in _metadata_in(entry, changed_ns).values():
-        folder = Path(found[0])
-        if _lists(folder / "RECORD", f"{file},") or _lists(folder / "top_level.txt", f"{top}\n"):
-            return found
+    distributions = _metadata_in(entry, changed_ns).values()
+    for listing, line in (("RECORD", f"{file},"), ("top_level.txt", f"{top}\n")):
+        for found in distributions:
+            if _lists(Path(found[0], listing), line):
+                return found
     return None
 
 

@@ -172,10 +172,12 @@ def _root(expression: ast.expr, namespace: Mapping[str, Any]) -> object:
 
 def _is_skipped(block: ast.stmt) -> bool:
     """Tell whether a block does not run on import: the main guard, and what is for type checkers only."""
-    names = {n.id for n in ast.walk(block.test) if isinstance(n, ast.Name)} if isinstance(block, ast.If) else set()
-    attributes = {n.attr for n in ast.walk(block.test) if isinstance(n, ast.Attribute)} if names else set()
-    is_guard = "__name__" in names or "TYPE_CHECKING" in names | attributes
-    return isinstance(block, ast.If) and is_guard and not block.orelse
+    if not isinstance(block, ast.If) or block.orelse:
+        return False
+    nodes = list(ast.walk(block.test))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return bool(names & {"__name__", "TYPE_CHECKING"})
 
 
 def _inner(block: ast.stmt) -> Iterator[ast.stmt]:

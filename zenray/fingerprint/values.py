@@ -61,6 +61,9 @@ class Walk(Protocol):
     def is_first_party(self, thing: type | types.FunctionType) -> bool:
         """Tell whether a class or function is the project's own."""
 
+    def is_own_module(self, module_name: str) -> bool:
+        """Tell whether a module is the project's own."""
+
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
 
@@ -124,8 +127,14 @@ class Values:
 
     def _object(self, value: Any, form: Form, name: str) -> None:
         parts = _parts_of_callable(value)
+        module = library_module(value)
         if is_zenray(value) and hasattr(value, "__wrapped__"):
             self.write(value.__wrapped__, form, name)
+        elif module is not None and not self._walk.is_own_module(module):
+            form.text("library", module, value.__qualname__)
+            self._walk.note_distribution(module)
+        elif type(value).__name__ == "cython_function_or_method":
+            self._walk.problem(f"{name} is compiled code of the project, which cannot be followed")
         elif value is Ellipsis or value is NotImplemented:
             form.text("named", repr(value))
         elif parts is not None:
@@ -160,14 +169,10 @@ class Values:
             module = getattr(value, "__module__", None) or "builtins"
             form.text(module)
             self._walk.note_distribution(module)
-            if module in sys.modules and self._is_compiled_first_party(value, module):
+            if module in sys.modules and self._walk.is_own_module(module):
                 self._walk.problem(f"{name} is compiled code of the project, which cannot be followed")
         else:
             self.write(owner, form, name)
-
-    def _is_compiled_first_party(self, value: Any, module: str) -> bool:
-        stand_in = types.FunctionType((lambda: None).__code__, vars(sys.modules[module]))
-        return self._walk.is_first_party(stand_in)
 
     def write_instance(self, value: Any, form: Form, name: str) -> None:
         """Write an instance: its class and its state."""
@@ -264,6 +269,17 @@ def _order(value: Any) -> tuple[str, bytes]:
         return _type_name(value), str(label).encode()
 
 
+def library_module(value: Any) -> str | None:
+    """Return the module where a function, class or other object is found under its own name."""
+    module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return module if found is value else None
+
+
 def _type_name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
@@ -281,10 +297,11 @@ def _has_foreign_state(kind: type, is_first_party: Callable[[type], bool]) -> bo
 
 def _known_name(value: Any, name: str) -> tuple[str, str] | None:
     """Return module and name of an object that a library offers under the name it is used by, such as a logger."""
-    top = type(value).__module__.partition(".")[0]
-    for key in (getattr(value, "__name__", None), name.rpartition(".")[2]):
-        for module_name, module in sorted(sys.modules.items()):
-            is_same = module_name == top or module_name.startswith(f"{top}.")
-            if is_same and isinstance(key, str) and getattr(module, "__dict__", {}).get(key) is value:
+    module_name = type(value).__module__
+    while module_name:
+        namespace = getattr(sys.modules.get(module_name), "__dict__", {})
+        for key in (getattr(value, "__name__", None), name.rpartition(".")[2]):
+            if isinstance(key, str) and namespace.get(key) is value:
                 return module_name, key
+        module_name = module_name.rpartition(".")[0]
     return None

@@ -3,11 +3,10 @@
 Runs in: driver.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, func, or_, select, true, union
+from sqlalchemy import BindParameter, ColumnElement, Select, Table, bindparam, delete, func, or_, select, union
 
 from zenray.errors import MetadataError, NotFoundError, suggest
 from zenray.metadata import leases, rows
@@ -27,7 +26,6 @@ from zenray.metadata.schema import (
     artifacts,
     attempts,
     cache_entries,
-    cache_outputs,
     code,
     runs,
     step_inputs,
@@ -37,25 +35,13 @@ from zenray.metadata.schema import (
 from zenray.model import Json, Manifest, Status
 
 _CHUNK = 500  # values in one IN (...): every database takes as many
-_CACHE_LOOKUP = (
-    select(
-        cache_entries.c.key,
-        cache_entries.c.run_id,
-        cache_entries.c.name,
-        cache_entries.c.created_at,
-        cache_outputs.c.output,
-        cache_outputs.c.digest,
-        artifacts.c.manifest,
-    )
-    .select_from(cache_entries)
-    .outerjoin(
-        cache_outputs, (cache_outputs.c.key == cache_entries.c.key) & (cache_outputs.c.store == cache_entries.c.store)
-    )
-    .outerjoin(artifacts, (artifacts.c.digest == cache_outputs.c.digest) & (artifacts.c.store == cache_entries.c.store))
-    .where(cache_entries.c.key.in_(bindparam("keys", expanding=True)), cache_entries.c.store == bindparam("store"))
-    .order_by(cache_entries.c.key, cache_outputs.c.position)
-)
 _ARTIFACT = select(artifacts.c.manifest, artifacts.c.store, artifacts.c.created_at)
+_REFERENCED = union(select(step_outputs.c.digest), select(step_inputs.c.digest))
+_KEYS: BindParameter[str] = bindparam("keys", expanding=True)
+_ENTRIES = select(cache_entries).where(cache_entries.c.key.in_(_KEYS), cache_entries.c.store == bindparam("store"))
+_MANIFESTS = select(artifacts.c.digest, artifacts.c.manifest).where(
+    artifacts.c.digest.in_(_KEYS), artifacts.c.store == bindparam("store")
+)
 
 
 class Ledger:
@@ -100,7 +86,7 @@ class Ledger:
         batch.add(RunState(run_id, status, ended_at=ended_at, error=error, outputs=outputs))
         with self.database.transaction() as connection:
             leases.check(connection, run_id, fence)
-            rows.BatchWriter(self.database).write(connection, batch)
+            rows.BatchWriter(self.database, connection.dialect).write(connection, batch)
 
     def find_run(self, run_id: str) -> RunRecord:
         """Return a run by its id or the beginning of it; NotFoundError where that is no run, or several."""
@@ -191,7 +177,7 @@ class Ledger:
         counts: dict[str, dict[Status, int]] = {run_id: {} for run_id in run_ids}
         query = (
             select(step_runs.c.run_id, step_runs.c.status, func.count())
-            .where(step_runs.c.run_id.in_(bindparam("keys", expanding=True)))
+            .where(step_runs.c.run_id.in_(_KEYS))
             .group_by(step_runs.c.run_id, step_runs.c.status)
         )
         for run_id, status, count in self._read_in_chunks(query, run_ids):
@@ -257,7 +243,7 @@ class Ledger:
 
     def artifacts(self, digests: Iterable[str], *, store: str) -> dict[str, ArtifactRecord]:
         """Return those of the given artifacts that a store has, by digest."""
-        query = _ARTIFACT.where(artifacts.c.digest.in_(bindparam("keys", expanding=True)), artifacts.c.store == store)
+        query = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS), artifacts.c.store == store)
         return {record.digest: record for record in map(_artifact, self._read_in_chunks(query, tuple(digests)))}
 
     def list_artifacts(
@@ -281,26 +267,26 @@ class Ledger:
     def find_cache_entries(self, keys: Sequence[str], store: str) -> dict[str, tuple[CacheEntry, tuple[Manifest, ...]]]:
         """Return what is recorded for keys in a store, with the manifests of the outputs in their order.
 
-        One query for each 500 keys. An entry with an output that the ledger does not know is left out.
+        Two queries for each 500 keys. An entry with an output that the ledger does not know is left out.
         """
-        found: dict[str, tuple[list[tuple[str, str]], list[Manifest | None], Any]] = {}
-        for row in self._read_in_chunks(_CACHE_LOOKUP, keys, store=store):
-            outputs, manifests, _ = found.setdefault(row[0], ([], [], row))
-            if row[4] is not None:  # else an entry without outputs
-                outputs.append((row[4], row[5]))
-                manifests.append(rows.manifest_from_text(row[6]) if row[6] is not None else None)
-        result = {}
-        for key, (outputs, manifests, row) in found.items():
-            known = tuple(m for m in manifests if m is not None)
-            if len(known) == len(outputs):
-                result[key] = CacheEntry(key, store, row[1], row[2], tuple(outputs), row[3]), known
-        return result
+        found = self._read_in_chunks(_ENTRIES, keys, store=store)
+        entries = [CacheEntry(r.key, r.store, r.run_id, r.name, _outputs(r.outputs), r.created_at) for r in found]
+        digests = list({digest for entry in entries for _, digest in entry.outputs})
+        manifests = {
+            row.digest: rows.manifest_from_text(row.manifest)
+            for row in self._read_in_chunks(_MANIFESTS, digests, store=store)
+        }
+        return {
+            entry.key: (entry, tuple(manifests[digest] for _, digest in entry.outputs))
+            for entry in entries
+            if all(digest in manifests for _, digest in entry.outputs)
+        }
 
     def delete_cache_entries(
         self,
         *,
-        keys: Sequence[str] | None = None,
-        digests: Sequence[str] | None = None,
+        keys: Collection[str] | None = None,
+        digests: Collection[str] | None = None,
         before: float | None = None,
         store: str | None = None,
     ) -> int:
@@ -310,42 +296,49 @@ class Ledger:
         """
         if keys is None and digests is None and before is None and store is None:
             raise MetadataError("which cache entries to delete was not said: give keys, digests, before or store")
-        statement = delete(cache_entries)
+        query = select(cache_entries.c.key, cache_entries.c.store, cache_entries.c.outputs)
         if before is not None:
-            statement = statement.where(cache_entries.c.created_at < before)
+            query = query.where(cache_entries.c.created_at < before)
         if store is not None:
-            statement = statement.where(cache_entries.c.store == store)
-        fits_key = [true()] if keys is None else [cache_entries.c.key.in_(chunk) for chunk in _chunks(keys)]
-        fits_digest = [true()] if digests is None else [_has_output(chunk) for chunk in _chunks(digests)]
+            query = query.where(cache_entries.c.store == store)
+        wanted_keys, wanted_digests = (None if x is None else set(x) for x in (keys, digests))
         with self.database.transaction() as connection:
-            found = (connection.execute(statement.where(*pair)) for pair in product(fits_key, fits_digest))
-            return sum(result.rowcount for result in found)
+            doomed = [
+                {"_key": row.key, "_store": row.store}
+                for row in connection.execute(query)
+                if (wanted_keys is None or row.key in wanted_keys)
+                and (wanted_digests is None or not wanted_digests.isdisjoint(d for _, d in _outputs(row.outputs)))
+            ]
+            if doomed:
+                is_doomed = cache_entries.c.key == bindparam("_key"), cache_entries.c.store == bindparam("_store")
+                connection.execute(delete(cache_entries).where(*is_doomed), doomed)
+        return len(doomed)
 
     # --- what may be deleted ---
 
-    def referenced_artifacts(self, store: str | None = None) -> set[str]:
-        """Return the digests that a step run or a cache entry refers to; of cache entries only those in ``store``."""
-        entries = select(cache_outputs.c.digest)
-        if store is not None:
-            entries = entries.where(cache_outputs.c.store == store)
-        query = union(select(step_outputs.c.digest), select(step_inputs.c.digest), entries)
-        return {row[0] for row in self.database.read(query)}
+    def referenced_artifacts(self) -> set[str]:
+        """Return the digests of all artifacts that a step run or a cache entry refers to."""
+        found = {row.digest for row in self.database.read(_REFERENCED)}
+        return found | _of_entries(self.database.read(select(cache_entries.c.outputs)))
 
     def unreferenced_artifacts(self, store: str, *, before: float) -> tuple[ArtifactRecord, ...]:
         """Return a store's artifacts that nothing refers to and that are older than a time, oldest first."""
-        query = _ARTIFACT.where(artifacts.c.store == store, artifacts.c.created_at < before, ~_is_referenced())
-        return tuple(map(_artifact, self.database.read(query.order_by(artifacts.c.created_at))))
+        query = _ARTIFACT.where(artifacts.c.store == store, artifacts.c.created_at < before, ~_is_in_a_run())
+        cached = _of_entries(self.database.read(select(cache_entries.c.outputs)))
+        found = map(_artifact, self.database.read(query.order_by(artifacts.c.created_at, artifacts.c.digest)))
+        return tuple(record for record in found if record.digest not in cached)
 
-    def delete_artifacts(self, digests: Sequence[str], *, store: str) -> set[str]:
+    def delete_artifacts(self, digests: Collection[str], *, store: str) -> set[str]:
         """Forget artifacts of a store that nothing refers to, and return their digests.
 
         Delete the bytes of these, and of no others, afterwards: what a run has come to use meanwhile stays.
         """
         deleted: set[str] = set()
         with self.database.transaction() as connection:
-            for chunk in _chunks(digests):
+            cached = _of_entries(connection.execute(select(cache_entries.c.outputs)))
+            for chunk in _chunks([digest for digest in digests if digest not in cached]):
                 mine = artifacts.c.digest.in_(chunk), artifacts.c.store == store
-                found = connection.execute(select(artifacts.c.digest).where(*mine, ~_is_referenced()).with_for_update())
+                found = connection.execute(select(artifacts.c.digest).where(*mine, ~_is_in_a_run()))
                 free = [row.digest for row in found]
                 connection.execute(delete(artifacts).where(artifacts.c.digest.in_(free), artifacts.c.store == store))
                 deleted.update(free)
@@ -360,21 +353,20 @@ class Ledger:
             yield from self.database.read(query, {"keys": chunk, **parameters})
 
 
-def _is_referenced() -> ColumnElement[bool]:
-    """Return the condition on a row of ``artifacts`` that something refers to it."""
+def _is_in_a_run() -> ColumnElement[bool]:
+    """Return the condition on a row of ``artifacts`` that a step run took or gave it."""
     return or_(
-        select(step_outputs.c.digest).where(step_outputs.c.digest == artifacts.c.digest).exists(),
-        select(step_inputs.c.digest).where(step_inputs.c.digest == artifacts.c.digest).exists(),
-        select(cache_outputs.c.digest)
-        .where(cache_outputs.c.digest == artifacts.c.digest, cache_outputs.c.store == artifacts.c.store)
-        .exists(),
+        *(select(t.c.digest).where(t.c.digest == artifacts.c.digest).exists() for t in (step_outputs, step_inputs))
     )
 
 
-def _has_output(digests: Sequence[str]) -> ColumnElement[bool]:
-    """Return the condition on a row of ``cache_entries`` that one of these artifacts is among its outputs."""
-    mine = cache_outputs.c.key == cache_entries.c.key, cache_outputs.c.store == cache_entries.c.store
-    return select(cache_outputs.c.key).where(*mine, cache_outputs.c.digest.in_(digests)).exists()
+def _outputs(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the outputs of a cache entry: (name, digest)."""
+    return tuple((name, digest) for name, digest in rows.from_json(text))
+
+
+def _of_entries(found: Iterable[Any]) -> set[str]:
+    return {digest for row in found for _, digest in _outputs(row.outputs)}
 
 
 def _of_run(table: Table, run_id: str, name: str | None) -> Select[Any]:

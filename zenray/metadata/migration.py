@@ -20,6 +20,7 @@ from zenray.errors import MetadataError
 from zenray.metadata.schema import HEAD, REVISIONS, VERSION_TABLE, metadata
 
 _UNVERSIONED = ""  # the version table is there and empty: older than the first revision
+_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 
 
@@ -46,7 +47,7 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
 
 
 def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
-    if path.exists():
+    if _is_database(path, name):
         with engine.connect() as connection:
             revision = _revision(connection, name)
             if revision == HEAD and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
@@ -66,6 +67,20 @@ def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
             # Alembic rebuilds a table to change it: with enforcement on, dropping the old one would cascade.
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
             _upgrade(connection)
+
+
+def _is_database(path: Path, name: str) -> bool:
+    """Say whether there is one; refuse any other file, because SQLite takes a very short one for an empty database."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise MetadataError(f"cannot read {name!r} ({exc.strerror}): check that it is a file you may read") from exc
+    if head and head != _MAGIC:
+        raise MetadataError(f"{name!r} is not a SQLite database, and was not changed: use another path for the ledger")
+    return True
 
 
 def _revision(connection: Connection, name: str) -> str | None:

@@ -156,24 +156,15 @@ step_outputs = _table(
 
 code = _table("code", Column("digest", _DIGEST, primary_key=True), _text("parts"))
 
-# An entry names its own outputs: it outlives the run that made it.
+# An entry names its own outputs, because it outlives the run that made it. They are JSON, not rows: digests come in
+# random order, and each row of a table and its index would dirty two more pages for every step.
 cache_entries = _table(
     "cache_entries",
     Column("key", _DIGEST, primary_key=True),
     Column("store", _STORE, primary_key=True),
     Column("run_id", _RUN_ID, nullable=False),
     Column("name", _NAME, nullable=False),
+    _text("outputs"),
     Column("created_at", Double, nullable=False),
     Index("cache_entries_by_age", "created_at"),
-)
-
-cache_outputs = _table(
-    "cache_outputs",
-    Column("key", _DIGEST, primary_key=True),
-    Column("store", _STORE, primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),
-    Column("output", _NAME, nullable=False),
-    Column("digest", _DIGEST, nullable=False),
-    ForeignKeyConstraint(["key", "store"], ["cache_entries.key", "cache_entries.store"], ondelete="CASCADE"),
-    Index("cache_outputs_by_digest", "digest"),
 )

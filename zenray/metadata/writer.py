@@ -44,7 +44,7 @@ class LedgerWriter:
         self._delay_s = delay_s
         self._retry_s = retry_s
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
-        self._batches = BatchWriter(self._database)
+        self._batches: BatchWriter | None = None
         self._changed = threading.Condition()
         self._pending: list[tuple[Change, ...]] = []
         self._recorded = 0  # calls of record() so far
@@ -164,6 +164,7 @@ class LedgerWriter:
         now = time.monotonic()
         with self._database.transaction() as connection:
             leases.check(connection, self._run_id, self._fence)
+            self._batches = self._batches or BatchWriter(self._database, connection.dialect)
             self._batches.write(connection, batch)
             if now >= self._renew_at:
                 leases.renew(connection, self._run_id, ttl_s=self._ttl_s)

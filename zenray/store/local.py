@@ -179,7 +179,7 @@ def _translating(verb: str, uri: str) -> Iterator[None]:
 
 def _translated(exc: OSError, verb: str, uri: str) -> StoreError:
     advice = {
-        errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what no run needs) and run again",
+        errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what nothing needs) and run again",
         errno.EDQUOT: "the disk quota is used up: free some space and run again",
         errno.EACCES: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",
         errno.EPERM: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",

@@ -29,7 +29,6 @@ def downgrade() -> None:
     op.drop_table("step_inputs")
     op.drop_table("attempts")
     op.drop_table("step_runs")
-    op.drop_table("cache_outputs")
     op.drop_table("runs")
     op.drop_table("code")
     op.drop_table("cache_entries")
@@ -167,20 +166,9 @@ def _create_cache() -> None:
         sa.Column("store", sa.String(length=300), nullable=False),
         sa.Column("run_id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("outputs", _TEXT, nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("key", "store"),
         **_MYSQL,
     )
     op.create_index("cache_entries_by_age", "cache_entries", ["created_at"], unique=False)
-    op.create_table(
-        "cache_outputs",
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("store", sa.String(length=300), nullable=False),
-        sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("output", sa.String(length=200), nullable=False),
-        sa.Column("digest", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["key", "store"], ["cache_entries.key", "cache_entries.store"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("key", "store", "position"),
-        **_MYSQL,
-    )
-    op.create_index("cache_outputs_by_digest", "cache_outputs", ["digest"], unique=False)

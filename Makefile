@@ -1,0 +1,39 @@
+# `make quickstart` runs the example on real data, `make test` the tests; both set up what they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test check bench bench-peers clean
+.DEFAULT_GOAL := quickstart
+
+$(BIN)/zenray: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/zenray pyproject.toml
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --group dev --editable '.[examples,sklearn,torch,pandas,polars]'
+	@touch $@
+
+quickstart: $(BIN)/zenray
+	$(BIN)/zenray submit examples/flight_delays.py
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev
+	for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+
+bench-peers: $(VENV)/.dev
+	$(BIN)/python benchmarks/peers/run.py
+
+clean:
+	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,482 @@
+"""Runs on the inline launcher: what steps give, what is cached, and what happens when they fail."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+import zenray
+from zenray import File, Folder, pipeline, step
+from zenray.errors import (
+    DefinitionError,
+    MaterializerError,
+    NotFoundError,
+    RunCancelled,
+    StepFailed,
+    StoreError,
+    UnfinishedArtifactError,
+)
+
+CALLS: list[str] = []
+FAIL_BELOW = {"attempts": 0}
+
+
+@pytest.fixture(autouse=True)
+def _inline_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ZENRAY_STACK", "inline")
+    CALLS.clear()
+    yield
+    CALLS.clear()
+
+
+def note(name: str) -> None:
+    sys.modules[__name__].CALLS.append(name)
+
+
+@step(cache=False)
+def number(n: int) -> int:
+    return n
+
+
+@step
+def double(n: int) -> int:
+    return 2 * n
+
+
+@step
+def parts(n: int) -> tuple[Annotated[int, "half"], Annotated[str, "text"]]:
+    return n // 2, f"n={n}"
+
+
+@step
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@step
+def broken(n: int) -> int:
+    raise ValueError(f"no {n}")
+
+
+def statuses(run: Any) -> dict[str, str]:
+    return {name: str(s.status) for name, s in run.steps.items()}
+
+
+def test_a_step_called_outside_a_pipeline_is_just_the_function() -> None:
+    assert double(4) == 8
+    with pytest.raises(ValueError, match="no 1"):
+        broken(1)
+
+
+def test_a_static_pipeline_runs_and_reads_back() -> None:
+    @pipeline
+    def static(n: int = 3):
+        half, text = parts(double(number(n)))
+        return {"half": half, "all": total([half, double(half), 5])}
+
+    run = static(n=4)
+    assert run.status == "succeeded"
+    assert statuses(run) == dict.fromkeys(["number", "double", "parts", "double_2", "total"], "succeeded")
+    assert run.steps["parts"].outputs["text"].load() == "n=8"
+    assert run.steps["total"].output.load() == 4 + 8 + 5
+    again = zenray.get_pipeline("static").runs[-1]
+    assert again.run_id == run.run_id
+    assert again.parameters == {"n": 4}
+    assert zenray.get_run(run.run_id[:17]).run_id == run.run_id
+
+
+def test_loops_and_branches_on_real_values() -> None:
+    @pipeline
+    def dynamic():
+        value = number(1)
+        while value.load() < 20:
+            value = double(value)
+        return parts(value) if value.load() > 30 else total([value])
+
+    run = dynamic()
+    assert list(run.steps) == ["number", "double", "double_2", "double_3", "double_4", "double_5", "parts"] or (
+        run.steps["double_5"].output.load() == 32
+    )
+    assert "total" not in run.steps
+
+
+def test_a_nested_pipeline_becomes_part_of_the_run() -> None:
+    @pipeline
+    def inner(n: int):
+        return double(n)
+
+    @pipeline
+    def outer():
+        return total([inner(1), inner(2)])
+
+    run = outer()
+    assert run.steps["total"].output.load() == 6
+    assert list(run.steps) == ["double", "double_2", "total"]
+
+
+def test_a_pipeline_that_nests_itself_for_ever_is_refused_as_a_cycle() -> None:
+    @pipeline
+    def ouroboros():
+        return ouroboros()
+
+    with pytest.raises(DefinitionError, match="cycle"):
+        ouroboros()
+
+
+def test_the_second_run_is_cached_and_a_changed_argument_runs_what_depends_on_it() -> None:
+    @pipeline
+    def chain(n: int):
+        return double(double(n))
+
+    chain(3)
+    assert statuses(chain(3)) == {"double": "cached", "double_2": "cached"}
+    changed = chain(4)
+    assert statuses(changed) == {"double": "succeeded", "double_2": "succeeded"}
+    assert changed.steps["double_2"].output.load() == 16
+
+
+def test_equal_outputs_leave_what_is_below_cached() -> None:
+    @pipeline
+    def cutoff(n: int):
+        return double(number(n // n))
+
+    cutoff(3)
+    assert statuses(cutoff(7)) == {"number": "succeeded", "double": "cached"}
+
+
+def test_equal_calls_in_one_run_are_computed_once() -> None:
+    @pipeline
+    def twice():
+        return double(21), double(21), double(21)
+
+    run = twice()
+    assert sorted(statuses(run).values()) == ["cached", "cached", "succeeded"]
+    assert {s.output.load() for s in run.steps.values()} == {42}
+
+
+def test_int_true_float_and_text_do_not_share_a_cache_entry() -> None:
+    @step
+    def kind(value: Any) -> str:
+        return type(value).__name__
+
+    @pipeline
+    def kinds():
+        for value in (1, True, 1.0, "1", b"1", [1], (1,), None):
+            kind(value)
+
+    found = [s.output.load() for s in kinds().steps.values()]
+    assert found == ["int", "bool", "float", "str", "bytes", "list", "tuple", "NoneType"]
+
+
+def test_a_failure_skips_what_depends_on_it_and_lets_other_branches_finish() -> None:
+    @pipeline
+    def branches():
+        bad = broken(number(5))
+        total([bad, 1])
+        double(9)
+
+    with pytest.raises(StepFailed, match="'broken' failed in attempt 1: ValueError: no 5") as caught:
+        branches()
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "raise ValueError" in "".join(caught.value.__cause__.__notes__)
+    run = zenray.get_pipeline("branches").runs[-1]
+    assert run.status == "failed"
+    assert statuses(run) == {"number": "succeeded", "broken": "failed", "total": "skipped", "double": "succeeded"}
+    assert run.steps["total"].record.cause == "broken"
+    assert "no 5" in run.steps["broken"].logs
+
+
+def test_a_failure_that_the_pipeline_waits_for_still_lets_other_branches_finish() -> None:
+    @pipeline
+    def waits():
+        bad = broken(1)
+        double(9)
+        return bad.load()
+
+    with pytest.raises(StepFailed):
+        waits()
+    assert statuses(zenray.get_pipeline("waits").runs[-1]) == {"broken": "failed", "double": "succeeded"}
+
+
+def test_retries_follow_the_exception_classes(tmp_path: Path) -> None:
+    counter = str(tmp_path / "count")
+
+    @step(retries=2, retry_on=OSError)
+    def flaky(path: str, kind: str) -> int:
+        from pathlib import Path
+
+        with Path(path).open("a") as file:
+            file.write("x")
+        count = len(Path(path).read_text())
+        if count < 3:
+            raise {"os": FileNotFoundError, "value": ValueError}[kind](count)
+        return count
+
+    @pipeline
+    def retried(kind: str):
+        return flaky(counter, kind)
+
+    assert retried("os").steps["flaky"].output.load() == 3
+    assert [str(a.status) for a in zenray.get_run("latest").steps["flaky"].attempts] == [
+        "failed",
+        "failed",
+        "succeeded",
+    ]
+    Path(counter).unlink()
+    with pytest.raises(StepFailed, match="attempt 1: ValueError"):
+        retried("value")
+
+
+def test_what_a_step_prints_and_logs_is_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    @step(cache=False)
+    def talks() -> None:
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("mine").warning("logged")
+
+    @pipeline
+    def talking():
+        talks()
+
+    logs = talking().steps["talks"].logs
+    assert "to stdout\n" in logs
+    assert "to stderr\n" in logs
+    assert "WARNING mine: logged\n" in logs
+    assert "to stdout" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "use", [bool, iter, len, lambda a: a + 1, lambda a: a > 1, lambda a: a.columns, lambda a: a == 1]
+)
+def test_an_unfinished_artifact_is_not_taken_for_a_value(use: Any) -> None:
+    @pipeline
+    def misuse():
+        use(double(1))
+
+    with pytest.raises(UnfinishedArtifactError, match=r"\.load\(\)"):
+        misuse()
+
+
+def test_wrong_calls_are_refused_before_anything_runs() -> None:
+    @pipeline
+    def wrong_type():
+        number(1)
+        double("three")
+
+    @pipeline
+    def wrong_name():
+        number(1)
+        double(m=3)
+
+    @pipeline
+    def wrong_flow():
+        _, text = parts(3)
+        double(text)
+
+    for made, message in ((wrong_type, "'double': argument 'n' must be int"), (wrong_name, "'m'"), (wrong_flow, "str")):
+        with pytest.raises(DefinitionError, match=message):
+            made()
+        run = zenray.get_run("latest")
+        assert run.status == "failed"
+        assert {str(s.status) for s in run.steps.values()} <= {"cancelled"}
+
+
+def test_an_output_without_materializer_is_refused_before_anything_runs() -> None:
+    class Custom:
+        pass
+
+    @step
+    def custom() -> Custom:
+        note("custom")
+        return Custom()
+
+    @pipeline
+    def unstorable():
+        number(1)
+        custom()
+
+    with pytest.raises(
+        DefinitionError, match=r"(?s)step 'custom', output 'output'.*Custom.*types = .*allow_pickle=True"
+    ):
+        unstorable()
+    assert CALLS == []
+
+
+def test_an_output_that_does_not_fit_its_annotation_fails_the_step() -> None:
+    @step
+    def wrong() -> int:
+        return "text"
+
+    @step
+    def short() -> tuple[Annotated[int, "a"], Annotated[int, "b"]]:
+        return (1,)
+
+    @pipeline
+    def misfits(which: int):
+        wrong() if which == 0 else short()
+
+    with pytest.raises(StepFailed, match="annotated int"):
+        misfits(0)
+    with pytest.raises(StepFailed, match="declares 2 outputs"):
+        misfits(1)
+
+
+def test_the_same_output_name_twice_is_refused_at_decoration() -> None:
+    with pytest.raises(DefinitionError, match="'a' 2 times"):
+
+        @step
+        def twice() -> tuple[Annotated[int, "a"], Annotated[int, "a"]]:
+            return 1, 2
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_cpus": -1}, {"memory": "lots"}, {"retrys": 1}, {"retries": -1}, {"name": "a/b"}]
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(DefinitionError, match=next(iter(options))):
+        double.options(**options)
+
+
+def test_a_changed_file_runs_again_and_a_touched_one_does_not(tmp_path: Path) -> None:
+    @step
+    def lines(file: File) -> int:
+        return len(file.read_text().splitlines())
+
+    @step
+    def names(folder: Folder) -> list[str]:
+        return [f.name for f in folder]
+
+    @pipeline
+    def counting(path: str):
+        lines(File(path))
+        names(Folder(str(tmp_path), glob="*.csv"))
+
+    path = tmp_path / "data.csv"
+    path.write_text("a\nb\n")
+    counting(str(path))
+    path.touch()
+    assert set(statuses(counting(str(path))).values()) == {"cached"}
+    path.write_text("a\nc\nd\n")
+    run = counting(str(path))
+    assert set(statuses(run).values()) == {"succeeded"}
+    assert run.steps["lines"].output.load() == 3
+    path.unlink()
+    with pytest.raises(StoreError, match=r"data\.csv.* cannot be read"):
+        counting(str(path))
+
+
+def test_an_input_that_changes_while_it_is_read_fails_the_step(tmp_path: Path) -> None:
+    @step
+    def rewrites(file: File) -> int:
+        file.path.write_text("something else")
+        return 1
+
+    @pipeline
+    def rewriting(path: str):
+        rewrites(File(path))
+
+    (tmp_path / "x").write_text("before")
+    with pytest.raises(StepFailed, match="changed while"):
+        rewriting(str(tmp_path / "x"))
+
+
+def test_cache_options_do_what_they_say() -> None:
+    @pipeline
+    def options(salt: str, verbose: bool):
+        double.options(salt=salt)(1)
+        double.options(name="expired", cache_expiry=0.0)(2)
+
+    options("a", True)
+    assert statuses(options("a", True)) == {"double": "cached", "expired": "succeeded"}
+    assert statuses(options("b", True))["double"] == "succeeded"
+
+    @step(ignore=["verbose"])
+    def quiet(n: int, verbose: bool) -> int:
+        return n
+
+    @pipeline
+    def ignoring(verbose: bool):
+        quiet(1, verbose)
+
+    ignoring(True)
+    assert statuses(ignoring(False)) == {"quiet": "cached"}
+
+
+def test_a_missing_object_runs_its_step_again(tmp_path: Path) -> None:
+    @step
+    def big() -> bytes:
+        return b"x" * 100_000
+
+    @pipeline
+    def stored():
+        big()
+
+    stored()
+    assert statuses(stored()) == {"big": "cached"}
+    for path in (tmp_path / "home" / "store" / "objects").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    run = stored()
+    assert statuses(run) == {"big": "succeeded"}
+    assert run.steps["big"].output.load() == b"x" * 100_000
+
+
+def test_a_pickle_needs_the_readers_consent() -> None:
+    @step(allow_pickle=True)
+    def odd() -> Any:
+        return Odd(7)
+
+    @step
+    def use(odd: Any) -> int:
+        return odd.n
+
+    @pipeline
+    def pickling():
+        return use(odd())
+
+    run = pickling()
+    assert run.steps["use"].output.load() == 7
+    with pytest.raises(MaterializerError, match="allow_pickle=True"):
+        run.steps["odd"].output.load()
+    assert run.steps["odd"].output.load(allow_pickle=True).n == 7
+
+
+class Odd:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+
+def test_ctrl_c_cancels_the_run() -> None:
+    @step
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    @pipeline
+    def cancelling():
+        double(interrupted())
+
+    with pytest.raises(RunCancelled):
+        cancelling()
+    run = zenray.get_run("latest")
+    assert run.status == "cancelled"
+    assert statuses(run) == {"interrupted": "cancelled", "double": "cancelled"}
+
+
+def test_unknown_names_say_what_is_known() -> None:
+    @pipeline
+    def known():
+        parts(number(2))
+
+    run = known()
+    with pytest.raises(NotFoundError, match="did you mean 'known'"):
+        zenray.get_pipeline("knwon")
+    with pytest.raises(NotFoundError, match="did you mean 'parts'"):
+        run.steps["part"]
+    with pytest.raises(NotFoundError, match="half, text"):
+        _ = run.steps["parts"].output
+    with pytest.raises(NotFoundError, match="'half'"):
+        run.steps["parts"].outputs["hal"]

@@ -1,0 +1,5 @@
+"""x"""
+from zenray.cli.output import new_app
+app = new_app("x")
+@app.command()
+def materializers() -> None: ...

@@ -1,0 +1,193 @@
+"""``zenray run``: what ran, how it went, what it printed, and why.
+
+Runs in: driver.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zenray.cli.output import JsonOption, StackOption, duration_text, fields, new_app, print_json, table, time_text
+
+if TYPE_CHECKING:
+    from zenray.metadata.records import AttemptRecord, RunRecord, StepRunRecord
+    from zenray.views import Books, Run
+
+app = new_app("Runs: list, show, logs, explain.")
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or 'latest'.")]
+StepArgument = Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step run's name.")]
+
+
+@app.command("list")
+def list_(
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Only runs of this pipeline.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many runs, the newest first.")] = 20,
+    stack: StackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List runs, newest first."""
+    ledger = _books(stack).ledger
+    found = ledger.list_runs(pipeline, limit=limit)
+    if pipeline is not None and not found:
+        _check_pipeline(pipeline, [p.name for p in ledger.pipelines()])
+    counts = ledger.step_counts([r.run_id for r in found])
+    if as_json:
+        print_json([asdict(r) | {"steps": counts[r.run_id]} for r in found])
+        return
+    rows = [
+        (
+            r.run_id,
+            r.pipeline,
+            r.status,
+            time_text(r.started_at),
+            duration_text(r.started_at, r.ended_at),
+            r.stack,
+            ", ".join(f"{n} {s}" for s, n in counts[r.run_id].items()),
+        )
+        for r in found
+    ]
+    headers = ("run", "pipeline", "status", "started", "took", "stack", "steps")
+    table(headers, rows, empty="there are no runs yet; start one with `zenray submit FILE`")
+
+
+@app.command()
+def show(run: RunArgument, stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """Show a run and its steps."""
+    books = _books(stack)
+    record = _find(run, books).record
+    steps = books.ledger.step_runs(record.run_id)
+    attempts = Counter(a.name for a in books.ledger.attempts(record.run_id))
+    if as_json:
+        print_json(asdict(record) | {"steps": [asdict(s) | {"attempts": attempts[s.name]} for s in steps]})
+        return
+    _show_run(record)
+    print()
+    rows = [
+        (s.name, s.status, duration_text(s.started_at, s.ended_at), attempts[s.name] or "", _remark(s, record.run_id))
+        for s in steps
+    ]
+    table(("step", "status", "took", "attempts", "remark"), rows, empty="no step was called")
+
+
+def _show_run(record: "RunRecord") -> None:
+    fields(
+        {
+            "run": record.run_id,
+            "pipeline": record.pipeline,
+            "status": record.status,
+            "started": time_text(record.started_at),
+            "took": duration_text(record.started_at, record.ended_at),
+            "parameters": ", ".join(f"{k}={v!r}" for k, v in record.parameters.items()),
+            "stack": record.stack,
+            "by": f"{record.user}@{record.host}",
+            "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
+            "file": record.source_file,
+            "commit": record.git_revision,
+            "error": _error_text(record.error),
+        }
+    )
+
+
+def _remark(step: "StepRunRecord", run_id: str) -> str:
+    if step.cache_source:
+        source_run, source_step = step.cache_source
+        return f"same work as {source_step}" if source_run == run_id else f"from run {source_run}"
+    if step.cause:
+        return f"{step.cause} failed"
+    return _error_text(step.error) or step.reason
+
+
+def _error_text(error: Any) -> str:
+    if not error:
+        return ""
+    first_line = str(error.get("message", "")).partition("\n")[0]
+    return f"{error.get('type', '')}: {first_line}"[:200]
+
+
+@app.command()
+def logs(run: RunArgument, step: StepArgument = None, stack: StackOption = None) -> None:
+    """Print what a run's steps, or one of them, have printed."""
+    books = _books(stack)
+    record = _find(run, books).record
+    names = [s.name for s in books.ledger.step_runs(record.run_id)]
+    if step is not None:
+        names = [books.ledger.step_run(record.run_id, step).name]
+    attempts: dict[str, list[AttemptRecord]] = {name: [] for name in names}
+    for attempt in books.ledger.attempts(record.run_id, step):
+        attempts[attempt.name].append(attempt)
+    is_empty = True
+    for name in names:
+        for number, path in _log_paths(books, record.run_id, name, attempts[name]):
+            is_empty = False
+            if len(names) > 1 or number > 1:
+                typer.echo(f"== {name}" + (f" (attempt {number})" if number > 1 else ""))
+            _print_file(path)
+    if is_empty:
+        typer.echo(f"nothing was printed by {'step ' + step if step else 'the steps'} of run {record.run_id}", err=True)
+
+
+def _log_paths(books: "Books", run_id: str, name: str, attempts: "list[AttemptRecord]") -> Iterator[tuple[int, Path]]:
+    """Give the logs of a step run's attempts, in order, also of one that goes on: it is recorded when it ends."""
+    from zenray.settings import home
+    from zenray.store import log_name
+
+    for attempt in attempts:
+        if attempt.log_uri and Path(attempt.log_uri).is_file():
+            yield attempt.number, Path(attempt.log_uri)
+    number = max((a.number for a in attempts), default=0) + 1
+    path = (books.store.local_path("") or home()) / log_name(run_id, name, number)
+    if path.is_file():
+        yield number, path
+
+
+def _print_file(path: Path) -> None:
+    with path.open(errors="replace") as file:
+        last = "\n"
+        for line in file:
+            typer.echo(line, nl=False)
+            last = line
+        if not last.endswith("\n"):
+            typer.echo()
+
+
+@app.command()
+def explain(run: RunArgument, step: StepArgument = None, stack: StackOption = None) -> None:
+    """Say for each step why it ran, down to the function that was edited, or where its result came from."""
+    from zenray.cli.explanation import Explainer
+
+    books = _books(stack)
+    record = _find(run, books).record
+    explainer = Explainer(books.ledger)
+    steps = books.ledger.step_runs(record.run_id)
+    if step is not None:
+        steps = (books.ledger.step_run(record.run_id, step),)
+    for found in steps:
+        typer.echo(explainer.explain(found))
+
+
+def _books(stack: str | None) -> "Books":
+    """Open the books of a stack, and mark the runs that nobody works on any more."""
+    from zenray.recovery import mark_lost_runs
+    from zenray.stack import active_stack
+    from zenray.views import Books
+
+    books = Books(active_stack(stack))
+    mark_lost_runs(books.ledger)
+    return books
+
+
+def _find(run: str, books: "Books") -> "Run":
+    from zenray.views import get_run
+
+    return get_run(run, stack=books.stack.name)
+
+
+def _check_pipeline(name: str, known: list[str]) -> None:
+    from zenray.errors import NotFoundError, suggest
+
+    if name not in known:
+        raise NotFoundError(f"no pipeline {name!r} has run here; {suggest(name, known)}")

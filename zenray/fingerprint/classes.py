@@ -1,0 +1,96 @@
+"""What of a class counts: bases, metaclass, annotations, members and methods, but not what is derived from them.
+
+Runs in: driver.
+"""
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from zenray.fingerprint.bytecode import Reference, normal_form
+
+_DERIVED = frozenset(
+    {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__firstlineno__"}
+    | {"__static_attributes__", "_abc_impl", "__annotate_func__", "__annotations_cache__", "__annotate__"}
+    | {"_member_map_", "_value2member_map_", "_member_names_", "_unhashable_values_", "_hashable_values_"}
+    | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__", "__signature__"}
+    | {"__pydantic_parent_namespace__", "__pydantic_complete__", "__attrs_attrs__"}
+)
+_METHODS = (types.FunctionType, staticmethod, classmethod, property)
+
+
+def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
+    """Return what a class holds: data in order, as it may be fields, then functions, whose order nobody sees.
+
+    With `is_ordered` everything stays in order, for classes whose base or metaclass may look at it.
+    """
+    found = [(key, value) for key, value in vars(cls).items() if key not in _DERIVED]
+    found += [(f"{name} =", _state(member)) for name, member in getattr(cls, "__members__", {}).items()]
+    if is_ordered:
+        return found
+    return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], _METHODS) else (False, ""))
+
+
+def class_annotations(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class's own fields."""
+    try:
+        return inspect.get_annotations(cls)
+    except NameError:  # Python 3.14 evaluates them here, and a name may be for type checkers only
+        return {}
+
+
+def virtual_subclasses(cls: type) -> list[type]:
+    """Return the classes that were registered with an abstract class."""
+    if "_abc_impl" not in vars(cls):
+        return []
+    # The half of the standard library's abc that knows; absent from other Pythons than CPython.
+    import _abc  # type: ignore[import-not-found]
+
+    alive = (reference() for reference in _abc._get_dump(cls)[0])
+    return by_name([found for found in alive if found is not None])
+
+
+def by_name(classes: list[type]) -> list[type]:
+    """Sort classes."""
+    return sorted(classes, key=lambda cls: (cls.__qualname__, cls.__module__))
+
+
+def compiled_annotation(text: str) -> types.CodeType | None:
+    """Compile an annotation that is a string; None where it is no expression."""
+    try:
+        return compile(text, "<annotation>", "eval", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def annotated_classes(function: types.FunctionType) -> Iterator[type]:
+    """Yield the classes that the annotations of a function name, also inside of ``list[...]`` and the like."""
+    pending = list(function.__annotations__.values())
+    for _ in range(1000):
+        if not pending:
+            return
+        annotation = pending.pop(0)
+        if isinstance(annotation, str):
+            code = compiled_annotation(annotation)
+            pending += [_named(reference, function) for reference in (normal_form(code).references if code else ())]
+        elif isinstance(annotation, type):
+            yield annotation
+        for inner in ("__args__", "__metadata__"):
+            pending += getattr(annotation, inner, None) or ()
+
+
+def annotation_text(annotation: Any) -> str:
+    """Return an annotation as text."""
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _named(reference: Reference, function: types.FunctionType) -> Any:
+    value = function.__globals__.get(reference.name)
+    for attribute in reference.attributes:
+        value = getattr(value, "__dict__", {}).get(attribute)
+    return None if isinstance(value, str) else value
+
+
+def _state(member: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(member).items() if key != "__objclass__"}

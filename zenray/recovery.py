@@ -1,0 +1,58 @@
+"""Runs whose process is gone: found and marked, so that none stays ``running`` with nobody working on it.
+
+Runs in: driver.
+"""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+from zenray.metadata.ledger import Ledger
+from zenray.metadata.records import RunRecord
+from zenray.model import Status
+
+UNOWNED_S = 60.0  # between a run's first row and its lease lie milliseconds
+
+
+def mark_lost_runs(ledger: Ledger) -> list[str]:
+    """Mark the unfinished runs whose lease has ended, or whose process on this host is dead; returns their ids."""
+    now = time.time()
+    unfinished = [r for s in (Status.RUNNING, Status.WAITING) for r in ledger.list_runs(status=s, limit=10_000)]
+    return [r.run_id for r in unfinished if _is_lost(r, now) and _mark(ledger, r, now)]
+
+
+def _mark(ledger: Ledger, run: RunRecord, now: float) -> bool:
+    has_expired = run.lease_until is not None and run.lease_until < now
+    return ledger.mark_lost(run.run_id, now=now, is_owner_dead=not has_expired)
+
+
+def _is_lost(run: RunRecord, now: float) -> bool:
+    if not run.owner:  # its process has not taken the lease yet, or died before it could
+        return now - run.started_at > UNOWNED_S
+    return (run.lease_until is not None and run.lease_until < now) or is_owner_dead(run.owner)
+
+
+def is_owner_dead(owner: str) -> bool:
+    """Say whether the owner of a run (``host:pid:start``) is known to be dead; never of another host's.
+
+    The start time tells a process from a later one of the same number; without ``/proc`` only the number counts.
+    """
+    host, _, rest = owner.partition(":")
+    pid, _, start = rest.partition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    if Path("/proc/self/stat").exists():
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            return True
+        return fields[0] == "Z" or fields[19] != start
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
