@@ -169,11 +169,11 @@ def shift(total):
 
 
 def parity(number):
-    return "even" if number <= 0 else odd(number - 1)
+    return 0 if number <= 0 else 1 + odd(number - 1)
 
 
 def odd(number):
-    return "odd" if number <= 0 else parity(number - 1)
+    return 0 if number <= 0 else 2 + parity(number - 1)
 
 
 def numbers(count):
@@ -779,7 +779,7 @@ _CHANGES = [
     ),
     _change("lambda", "features", "a lambda", (P, "value + 19", "value + 20")),
     _change("recursion", "load", "a recursive helper", (L, "2 + shift(total - 10)", "3 + shift(total - 10)")),
-    _change("mutual recursion", "load", "a helper in a cycle", (L, 'return "odd"', 'return "uneven"')),
+    _change("mutual recursion", "load", "a helper in a cycle", (L, "2 + parity(number - 1)", "3 + parity(number - 1)")),
     _change("generator", "load", "a generator", (L, "yield number * 5", "yield number * 6")),
     _change("async", "load", "a coroutine", (L, "return total % 17", "return total % 7 + 20")),
     _change("walrus", "load", "an assignment expression", (L, "total // 2", "total // 3")),

@@ -2,9 +2,9 @@
 
 Runs in: anywhere.
 
-Only classes of scikit-learn, NumPy and SciPy are let in. skops names the parts of a file by memory addresses, and the zip
-format has times in it: both are replaced here, so that equal estimators give equal bytes. ``skops.io.load`` reads the
-files as well. The format is https://skops.readthedocs.io/en/stable/persistence.html.
+Only classes of scikit-learn, NumPy and SciPy are let in. skops names the parts of a file by memory addresses, and the
+zip format has times in it: both are replaced here, so that equal estimators give equal bytes. ``skops.io.load`` reads
+the files as well. The format is https://skops.readthedocs.io/en/stable/persistence.html.
 """
 
 import io
@@ -15,11 +15,11 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import skops
 import sklearn
+import skops
+from sklearn.exceptions import InconsistentVersionWarning
 from skops import io as skops_io
 from skops.io.exceptions import UnsupportedTypeException
-from sklearn.exceptions import InconsistentVersionWarning
 
 from zenray.errors import MaterializerError
 from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer, load_class, type_name
@@ -33,7 +33,7 @@ _MAX_PARAMETERS = 40
 
 
 class SklearnMaterializer(Materializer):
-    """Serves estimators; one with classes of one's own in it needs a subclass that adds their package to ``trusted``."""
+    """Serves estimators; for those with classes of your own in them, subclass it and add your package to ``trusted``."""
 
     types = ("sklearn.base.BaseEstimator",)
     trusted: tuple[str, ...] = ("sklearn.", "numpy.", "scipy.")
@@ -44,7 +44,8 @@ class SklearnMaterializer(Materializer):
             data = skops_io.dumps(value)
         except (UnsupportedTypeException, TypeError, AttributeError, ValueError) as exc:
             raise MaterializerError(
-                f"{type_name(type(value))} cannot be written by skops: {exc}; opt in to pickle with @step(allow_pickle=True)"
+                f"{type_name(type(value))} cannot be written by skops: {exc}; "
+                "opt in to pickle with @step(allow_pickle=True)"
             ) from exc
         data = _canonical(data)
         self._trusted_types(data)

@@ -114,7 +114,7 @@ def _tensors(modules: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(module: Any, references: Mapping[int, str], encoder: Encoder) -> Json:
     """Return one module as JSON, its parts as references; an error where there is more to it than can be written."""
     name = importable_name(type(module))
-    kind = type(module)
+    kind: Any = type(module)
     if kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
         raise MaterializerError(f"{name} has a way of its own to be pickled, so its attributes are not all; {_ADVICE}")
     state = module.__getstate__()
@@ -149,7 +149,7 @@ def _describe(module: Any, references: Mapping[int, str], encoder: Encoder) -> J
 
 
 def _new(name: str) -> Any:
-    cls = load_class(name)
+    cls: Any = load_class(name)
     if not issubclass(cls, nn.Module):
         raise MaterializerError(
             f"{name} was a torch.nn.Module when it was stored and is not any more; run the step again"

@@ -3,8 +3,8 @@
 Runs in: anywhere.
 
 Written and read here rather than by the library, to do it as a stream; ``safetensors.torch.load`` reads the files as
-well. Loaded tensors are copies on the CPU, because PyTorch has no read-only tensors. Not kept are gradients, the graph a
-tensor was computed in, and views of shared memory. The format is https://huggingface.co/docs/safetensors/index#format.
+well. Loaded tensors are copies on the CPU, because PyTorch has no read-only tensors. Not kept are gradients, the graph
+a tensor was computed in, and views of shared memory. The format is https://huggingface.co/docs/safetensors/index#format.
 """
 
 import json

@@ -77,7 +77,10 @@ def _is_database(path: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as exc:
-        raise MetadataError(f"cannot read {name!r} ({exc.strerror}): check that it is a file you may read") from exc
+        raise MetadataError(
+            f"cannot read {name!r} ({exc.strerror}): it must be a file you may read; "
+            "check its path and permissions, or keep state elsewhere with ZENRAY_HOME"
+        ) from exc
     if head and head != _MAGIC:
         raise MetadataError(f"{name!r} is not a SQLite database, and was not changed: use another path for the ledger")
     return True
