@@ -35,9 +35,9 @@ class RayLauncher:
         self._store = store_uri, dict(store_options)
         self._references: dict[Callable[..., Any], CodeRef] = {}
         self._tasks: dict[Resources, Any] = {}
+        self._widths: dict[Resources, int] = {}
         self._refs: dict[Any, tuple[Sequence[StepCall], Done]] = {}
         self._ray: Any = None
-        self._lease: Any = None
         self._run_unit: Any = None
 
     def reference(self, step: Step[Any]) -> CodeRef:
@@ -64,6 +64,16 @@ class RayLauncher:
                 "Lower the request in @step(...) or .options(...), or use a larger cluster"
             )
 
+    def width(self, resources: Resources) -> int:
+        """Return four times what could run at once: workers find the next unit waiting, and the rest stays ours."""
+        self._connect()
+        if resources not in self._widths:
+            asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **dict(resources.resources)}
+            total = self._ray.cluster_resources()
+            at_once = min((total.get(k, 0) // v for k, v in asked.items() if v), default=16)
+            self._widths[resources] = max(8, 4 * int(at_once))
+        return self._widths[resources]
+
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
         """Submit one Ray task for the calls."""
         if resources not in self._tasks:
@@ -79,14 +89,9 @@ class RayLauncher:
             self._ray.cancel(ref, force=is_forced)
 
     def close(self) -> None:
-        """Leave the cluster, which stays warm for the next run."""
-        if self._ray is not None:
-            self._ray.shutdown()
-            self._ray = None
-            self._tasks.clear()
-        if self._lease is not None:
-            self._lease.close()
-            self._lease = None
+        """End what is still in flight; the process stays connected, so that its next run starts at once."""
+        self.cancel(is_forced=True)
+        self._tasks.clear()
 
     def _finished(self, ref: Any, future: Any) -> None:
         calls, on_done = self._refs.pop(ref)
@@ -105,20 +110,7 @@ class RayLauncher:
     def _connect(self) -> None:
         if self._ray is not None:
             return
-        pending = local_cluster.begin()
-        import ray  # 0.5 s, while the cluster starts
-
-        info = pending.wait_ready()
-        self._lease = local_cluster.hold(info)
-        os.environ.update(local_cluster.join_environment(info))
-        try:
-            ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
-        except Exception as exc:
-            raise ClusterError(
-                f"cannot join the local Ray cluster at {info.address}: {exc}; "
-                f"end it with `zenray cluster down` and run again"
-            ) from exc
-        self._ray = ray
+        self._ray = _joined()
         context = JobContext(
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
@@ -126,11 +118,9 @@ class RayLauncher:
             store_uri=self._store[0],
             store_options=self._store[1],
             materializers=registry.table(),
-            main_module=main_module_name(),
-            main_file=getattr(sys.modules["__main__"], "__file__", "") or "",
         )
         # ZenRay owns the retries: it knows what is committed.
-        self._run_unit = ray.remote(max_retries=0)(_unit_runner(context))
+        self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))
 
     def _new_reference(self, step: Step[Any]) -> CodeRef:
         function = step.function
@@ -147,6 +137,30 @@ class RayLauncher:
         if module_name == "__main__":
             module_name = main_module_name()
         return CodeRef(module_name, qualname, file=str(Path(file).absolute()))
+
+
+_start: local_cluster.Start | None = None  # holds the cluster as long as this process may use it
+
+
+def _joined() -> Any:
+    """Return the ray module, connected to the local cluster, which is started where it does not run."""
+    global _start
+    start = local_cluster.begin()
+    import ray  # 0.5 s, while the cluster starts
+
+    if _start is not None and ray.is_initialized():
+        return ray
+    info = start.wait_ready()
+    try:
+        with local_cluster.joining(info):
+            ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
+    except Exception as exc:
+        raise ClusterError(
+            f"cannot join the local Ray cluster at {info.address}: {exc}; "
+            "end it with `zenray cluster down` and run again"
+        ) from exc
+    _start = start
+    return ray
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
@@ -178,7 +192,9 @@ class Workplace:
 
     _current: "tuple[JobContext, Workplace] | None" = None
 
-    def __init__(self, context: JobContext) -> None:
+    def __init__(self, context: JobContext, before: Mapping[str, str]) -> None:
+        for name in before.keys() - context.environment.keys():
+            os.environ.pop(name, None)
         sys.path[:] = list(dict.fromkeys([*context.sys_path, *sys.path]))
         os.environ.update(context.environment)
         if Path(context.cwd).is_dir():
@@ -192,7 +208,8 @@ class Workplace:
     def of(cls, context: JobContext) -> "Workplace":
         """Return this process's workplace for a run, made on its first call."""
         if cls._current is None or cls._current[0] != context:
-            cls._current = context, cls(context)
+            before = cls._current[0].environment if cls._current else {}
+            cls._current = context, cls(context, before)
         return cls._current[1]
 
     def run(self, calls: Sequence[StepCall]) -> list[AttemptResult]:

@@ -10,8 +10,9 @@ lock: in a thread of its own, or, with a blocking launcher, in the pipeline's th
 import pickle
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from zenray import artifacts, cache
@@ -33,7 +34,6 @@ from zenray.store import Store, log_name
 LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
-MAX_IN_FLIGHT = 256  # units handed to the launcher and not yet back
 CANCEL_GRACE_S = 1.0
 
 
@@ -86,8 +86,8 @@ class Coordinator:
         self._fingerprints: dict[Any, Fingerprint] = {}
         self._durations: dict[Any, float] = {}
         self._in_flight_keys: dict[str, list[str]] = {}
-        self._queue: deque[StepState] = deque()
-        self._units = 0
+        self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
+        self._in_flight: Counter[Resources] = Counter()
         self._names: dict[str, int] = {}
         self._error: BaseException | None = None
         self._is_cancelled = self._is_closed = False
@@ -157,11 +157,11 @@ class Coordinator:
         """Interrupt what runs, wait a moment for it to stop, then end it by force; nothing of it is committed."""
         with self._condition:
             self._is_cancelled = True
-            self._queue.clear()
+            self._queues.clear()
         self._launcher.cancel(is_forced=False)
         deadline = time.monotonic() + CANCEL_GRACE_S
         with self._condition:
-            while self._units and time.monotonic() < deadline and not self._launcher.is_blocking:
+            while self._in_flight.total() and time.monotonic() < deadline and not self._launcher.is_blocking:
                 self._condition.wait(0.05)
         self._launcher.cancel(is_forced=True)
         with self._condition:
@@ -169,12 +169,13 @@ class Coordinator:
                 self._end(self.steps[name], Status.CANCELLED)
 
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop the engine's thread and let go of the launcher."""
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=5)
+        self._launcher.close()
 
     def failure(self, state: StepState) -> ZenRayError:
         """Return the error a step run ends its pipeline with; the step's own exception is its cause."""
@@ -312,10 +313,13 @@ class Coordinator:
         for states, resources in units:
             self._launch(states, resources)
 
-    def _on_done(self, results: Sequence[AttemptResult]) -> None:
+    def _enqueue(self, state: StepState) -> None:
+        self._queues[state.step.settings.resources].append(state)
+
+    def _on_done(self, resources: Resources, results: Sequence[AttemptResult]) -> None:
         with self._condition:
             self._results.extend(results)
-            self._units -= 1
+            self._in_flight[resources] -= 1
             self._condition.notify_all()
 
     def _look_up(self, states: list[StepState]) -> None:
@@ -339,7 +343,7 @@ class Coordinator:
             else:
                 if key:
                     self._in_flight_keys[key] = []
-                self._queue.append(state)
+                self._enqueue(state)
 
     def _key(self, state: StepState) -> cache.CacheKey:
         return cache.key_of(
@@ -377,22 +381,23 @@ class Coordinator:
     def _units_to_launch(self) -> list[tuple[list[StepState], Resources]]:
         """Group what is queued: calls of a step that proved to be tiny travel together."""
         units: list[tuple[list[StepState], Resources]] = []
-        limit = 1 if self._launcher.is_blocking else MAX_IN_FLIGHT - self._units
-        while self._queue and len(units) < limit:
-            first = self._queue.popleft()
-            size = self._unit_size(first)
-            unit = [first]
-            while len(unit) < size and self._queue and self._queue[0].step.function is first.step.function:
-                unit.append(self._queue.popleft())
-            units.append((unit, first.step.settings.resources))
-        self._units += len(units)
+        for resources, queue in self._queues.items():
+            # A blocking launcher gets one call at a time, so that what it makes ready can come in between.
+            width = 1 - len(units) if self._launcher.is_blocking else self._launcher.width(resources) if queue else 0
+            while queue and self._in_flight[resources] < width:
+                unit = [queue.popleft()]
+                size = self._unit_size(unit[0], len(queue))
+                while len(unit) < size and queue and queue[0].step.function is unit[0].step.function:
+                    unit.append(queue.popleft())
+                units.append((unit, resources))
+                self._in_flight[resources] += 1
         return units
 
-    def _unit_size(self, state: StepState) -> int:
+    def _unit_size(self, state: StepState, queued: int) -> int:
         duration_s = self._durations.get(state.step.function)
         if duration_s is None or duration_s > UNIT_S or state.lost_workers:
             return 1
-        fair_share = len(self._queue) // 8  # several units for every worker, so that none is left over
+        fair_share = queued // 8  # several units for every worker, so that none is left over
         return max(1, min(MAX_UNIT, int(UNIT_S / max(duration_s, 1e-5)), fair_share))
 
     def _launch(self, states: list[StepState], resources: Resources) -> None:
@@ -411,11 +416,12 @@ class Coordinator:
                 )
                 self._observer.on_step(state)
                 calls.append(self._call(state))
+        on_done = partial(self._on_done, resources)
         try:
-            self._launcher.launch(calls, resources, self._on_done)
+            self._launcher.launch(calls, resources, on_done)
         except ZenRayError as exc:
             failure = Failure("impossible", type(exc).__name__, str(exc))
-            self._on_done([AttemptResult(c.step_run_id, c.attempt, failure=failure) for c in calls])
+            on_done([AttemptResult(c.step_run_id, c.attempt, failure=failure) for c in calls])
 
     def _call(self, state: StepState) -> StepCall:
         settings = state.step.settings
@@ -447,7 +453,7 @@ class Coordinator:
             return
         if not result.is_started:
             state.attempt -= 1
-            self._queue.append(state)
+            self._enqueue(state)
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
@@ -458,14 +464,15 @@ class Coordinator:
                 self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
             self._commit(state, result.outputs, result=result)
             return
-        self._journal.attempt(state, result, Status.FAILED)
+        is_cancelled = result.failure.kind == "cancelled"
+        self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
         if self._may_retry(state, result.failure):
             self._observer.on_note(
                 f"step {state.name!r}: attempt {state.attempt} failed ({result.failure.type_name}), trying again"
             )
-            self._queue.append(state)
+            self._enqueue(state)
         else:
             self._fail(state, result.failure)
 
@@ -515,7 +522,7 @@ class Coordinator:
         self._skip(skipped, state.name)
         key = state.key.key if state.key else ""
         for name in self._in_flight_keys.pop(key, []) if key else []:
-            self._queue.append(self.steps[name])
+            self._enqueue(self.steps[name])
 
     def _skip(self, names: Sequence[str], cause: str) -> None:
         for name in names:

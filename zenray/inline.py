@@ -32,6 +32,10 @@ class InlineLauncher:
     def check(self, step_name: str, resources: Resources) -> None:
         """Accept everything."""
 
+    def width(self, resources: Resources) -> int:
+        """Return 1: there is one thread."""
+        return 1
+
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
         """Run the calls now, in this thread; Ctrl-C passes through."""
         worker = f"inline:{os.getpid()}"

@@ -25,6 +25,10 @@ class Launcher(Protocol):
         """Raise ClusterError for a request that can never be granted: what was asked, what there is."""
         ...
 
+    def width(self, resources: Resources) -> int:
+        """Return how many units that ask for this are worth handing over before one has come back."""
+        ...
+
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
         """Start calls that ask for the same resources, as one unit of work, one after another."""
         ...

@@ -243,5 +243,3 @@ class JobContext:
     store_uri: str = ""
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     materializers: Mapping[str, str] = field(default_factory=dict)
-    main_module: str = ""
-    main_file: str = ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from zenray.engine import StepState
+from zenray.journal import StepState
 from zenray.model import Status
 from zenray.runner import RunObserver, RunRequest
 
@@ -247,14 +247,14 @@ class LiveView(PlainView):
         table = Table.grid(padding=(0, 2))
         for event in list(events.values())[:space]:
             resources = event.state.step.settings.resources.describe()
-            asked = " ".join(f"{k}={v}" for k, v in resources.items())
+            asked = " ".join(f"{k}={v}" for k, v in resources.items() if (k, v) != ("num_cpus", 1))
             style = _STYLES.get(event.status, "")
             table.add_row(
                 Text(event.state.name), Text(describe(event, is_live=True), style=style), Text(asked, style="dim")
             )
         if is_final:
             return table if events is self._rows else Text("")
-        return Group(table, Text(f"{total:,} steps: {self._tally.text()}", style="dim"))
+        return Group(table, Text(f"{total:,} step{'s'[: total > 1]}: {self._tally.text()}", style="dim"))
 
     def _close(self) -> None:
         with suppress(Exception):
@@ -309,7 +309,7 @@ class LogTail:
 
     def _size(self) -> int:
         try:
-            return os.stat(self.path).st_size
+            return Path(self.path).stat().st_size
         except OSError:
             return 0
 

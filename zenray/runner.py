@@ -188,6 +188,9 @@ class _RayWhenNeeded:
     def check(self, step_name: str, resources: Any) -> None:
         self._get().check(step_name, resources)
 
+    def width(self, resources: Any) -> int:
+        return self._get().width(resources)
+
     def launch(self, calls: Any, resources: Any, on_done: Any) -> None:
         self._get().launch(calls, resources, on_done)
 

@@ -4,7 +4,7 @@ Runs in: anywhere.
 """
 # ruff: noqa: D102 - the names of the tests are what they claim
 
-import importlib
+import functools
 import importlib.util
 import io
 import json
@@ -186,8 +186,7 @@ class MaterializerContract:
             assert (again.digests(), metadata_again) == (first.digests(), metadata), name
 
     def test_equal_values_give_equal_bytes_in_another_process(self) -> None:
-        here = {name: _identity(self.materializer(), value) for name, value in self.values().items()}
-        assert _identities_elsewhere(type(self)) == here
+        assert _identities_elsewhere(type(self)) == _identities(self)
 
     def test_previews_are_small_json(self) -> None:
         for name, value in self.values().items():
@@ -219,10 +218,16 @@ def _identity(materializer: Materializer, value: Any) -> Json:
 
 def _identities_elsewhere(contract: type[MaterializerContract]) -> Json:
     """Return the identities of a contract's values as a new process with another hash seed computes them."""
-    module = sys.modules[contract.__module__]
+    found = _identities_of_module(contract.__module__, str(sys.modules[contract.__module__].__file__))
+    return found[contract.__qualname__]
+
+
+@functools.cache
+def _identities_of_module(module_name: str, file: str) -> Json:
+    """Return those of all contracts in a module: one process for them, as imports may take seconds."""
     program = "import sys; from zenray.testing import print_identities; print_identities(*sys.argv[1:])"
     result = subprocess.run(
-        [sys.executable, "-c", program, contract.__module__, str(module.__file__), contract.__qualname__],
+        [sys.executable, "-c", program, module_name, file],
         env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         stdout=subprocess.PIPE,
         check=True,
@@ -230,13 +235,21 @@ def _identities_elsewhere(contract: type[MaterializerContract]) -> Json:
     return json.loads(result.stdout)
 
 
-def print_identities(module_name: str, file: str, class_name: str) -> None:
-    """Print the identities of a contract's values as JSON; the program of the other process."""
-    contract: Any = _load_module(module_name, file)
-    for part in class_name.split("."):
-        contract = getattr(contract, part)
-    values = contract().values()
-    print(json.dumps({name: _identity(contract.materializer(), value) for name, value in values.items()}))
+def print_identities(module_name: str, file: str) -> None:
+    """Print the identities of the values of a module's contracts as JSON; the program of the other process."""
+    contracts = [
+        value
+        for value in vars(_load_module(module_name, file)).values()
+        if isinstance(value, type) and issubclass(value, MaterializerContract) and hasattr(value, "materializer")
+    ]
+    print(json.dumps({contract.__qualname__: _identities(contract()) for contract in contracts}))
+
+
+def _identities(contract: MaterializerContract) -> Json:
+    try:
+        return {name: _identity(contract.materializer(), value) for name, value in contract.values().items()}
+    except Exception as exc:  # noqa: BLE001 - another contract's fault must not hide this one's result
+        return repr(exc)
 
 
 def _load_module(name: str, file: str) -> types.ModuleType:

@@ -3,6 +3,7 @@
 Runs in: the harness.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,7 +106,13 @@ def prepare(peer: Peer) -> str:
 
 
 def run_process(
-    peer: Peer, arguments: Sequence[str], *, home: Path, timeout_s: float, settings: Mapping[str, str] | None = None
+    peer: Peer,
+    arguments: Sequence[str],
+    *,
+    home: Path,
+    timeout_s: float,
+    settings: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> float:
     """Run a script of the peer in a process group of its own and return the wall seconds of the whole process.
 
@@ -121,7 +128,7 @@ def run_process(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(peer.python), *arguments],
-            cwd=home,
+            cwd=cwd or home,
             env=_environment(peer, home) | dict(settings or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -158,10 +165,8 @@ def _environment(peer: Peer, home: Path) -> dict[str, str]:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End what the process left behind; a group that is gone is what we want."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

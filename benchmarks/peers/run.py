@@ -21,10 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from environments import PEERS, ROOT, Peer, PeerError, prepare, run_process
+from edits_compare import TOOLS, Tally, compare, edits_details, edits_table, expectations
+from environments import PEERS, Peer, PeerError, prepare, run_process
 from workloads import STEPS
 
 COLUMNS = {"chain": "chain ms/step", "fan_out": "fan-out ms/step", "cached": "cached run s", "frame": "frame s"}
+ADAPTERS = [name for name, peer in PEERS.items() if peer.adapter.exists()]
 TIMEOUT_S = 300
 
 
@@ -83,7 +85,9 @@ def _end_services(peer: Peer, home: Path) -> None:
         print(f"{peer.name} {' '.join(peer.after)}: {exc}", file=sys.stderr)
 
 
-def table(title: str, results: Sequence[Result], versions: dict[str, str], value: Callable[[Result], float | None]) -> str:
+def table(
+    title: str, results: Sequence[Result], versions: dict[str, str], value: Callable[[Result], float | None]
+) -> str:
     """Return a table with a row for each peer; `(x)` after a number is its ratio to the first row that has one."""
     peers = list(dict.fromkeys(result.peer for result in results))
     workloads = list(dict.fromkeys(result.workload for result in results))
@@ -112,32 +116,57 @@ def footnotes(results: Sequence[Result]) -> list[str]:
 
 def main() -> int:
     options = _options()
-    versions: dict[str, str] = {}
-    results: list[Result] = []
-    for name in options.only:
+    versions = _versions(options.only or (TOOLS if options.edits else ADAPTERS))
+    print(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")
+    found = _edits(options, versions) if options.edits else _workloads(options, versions)
+    if options.json:
+        everything = {"versions": versions, "cores": os.cpu_count(), **found}
+        options.json.write_text(json.dumps(everything, indent=2) + "\n")
+    return 0
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    """Install the peers; one that can't be is left out, with what pip said."""
+    versions = {}
+    for name in names:
         try:
             versions[name] = prepare(PEERS[name])
         except PeerError as exc:
-            print(f"{name}: can't be installed here: {exc}", file=sys.stderr)
-            continue
+            print(f"{name}: left out: {exc}", file=sys.stderr)
+    return versions
+
+
+def _workloads(options: argparse.Namespace, versions: dict[str, str]) -> dict[str, object]:
+    results: list[Result] = []
+    for name in versions:
         for workload in options.workloads:
             result = measure(PEERS[name], workload, options.repeat)
             results.append(result)
             print(f"{name} {workload}: {result.why_not or _cell(result.value, None)}", file=sys.stderr, flush=True)
-    print(f"\n{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, best of {options.repeat}")
     print(table("Steps", results, versions, lambda result: result.value))
     print(table("\nWhole process, s", results, versions, lambda result: result.process_s))
     print("\n".join(footnotes(results)))
-    if options.json:
-        found = {"versions": versions, "cores": os.cpu_count(), "results": [asdict(result) for result in results]}
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    return 0
+    return {"results": [asdict(result) for result in results]}
+
+
+def _edits(options: argparse.Namespace, versions: dict[str, str]) -> dict[str, object]:
+    expected = expectations(options.edits_limit)
+    tallies: dict[str, Tally] = {}
+    for name in versions:
+        try:
+            tallies[name] = compare(PEERS[name], expected)
+        except PeerError as exc:
+            print(f"{name}: left out: {exc}", file=sys.stderr)
+    print(edits_table(tallies, versions, len(expected)))
+    print("\n".join(edits_details(tallies)))
+    return {"edits": {name: asdict(tally) for name, tally in tallies.items()}}
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare ZenRay with its peers.")
-    names = [name for name, peer in PEERS.items() if peer.adapter.exists()]
-    parser.add_argument("--only", type=_one_of(names), default=names, metavar="NAME,...", help=", ".join(names))
+    parser.add_argument("--only", type=_one_of(list(PEERS)), metavar="NAME,...", help=", ".join(PEERS))
+    parser.add_argument("--edits", action="store_true", help=f"compare caches instead ({', '.join(TOOLS)})")
+    parser.add_argument("--edits-limit", type=int, metavar="N", help="take only so many of the edits")
     parser.add_argument("--workloads", type=_one_of(list(STEPS)), default=list(STEPS), help=", ".join(STEPS))
     parser.add_argument("--repeat", type=int, default=1, help="best of so many runs of each workload")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")

@@ -21,7 +21,6 @@ TABLE: tuple[tuple[str, str, bool, bool], ...] = (
     ("builtins.set", f"{_HERE}.plain:PlainMaterializer", False, False),
     ("builtins.frozenset", f"{_HERE}.plain:PlainMaterializer", False, False),
     ("builtins.range", f"{_HERE}.plain:PlainMaterializer", False, False),
-    ("builtins.ellipsis", f"{_HERE}.plain:PlainMaterializer", False, False),
     ("datetime.date", f"{_HERE}.plain:PlainMaterializer", False, False),
     ("datetime.datetime", f"{_HERE}.plain:PlainMaterializer", False, False),
     ("datetime.time", f"{_HERE}.plain:PlainMaterializer", False, False),

@@ -29,7 +29,7 @@ class PlainMaterializer(Materializer):
 
     types = (
         *(f"builtins.{name}" for name in ("NoneType", "bool", "int", "float", "complex", "str", "bytes", "bytearray")),
-        *(f"builtins.{name}" for name in ("list", "tuple", "dict", "set", "frozenset", "range", "ellipsis")),
+        *(f"builtins.{name}" for name in ("list", "tuple", "dict", "set", "frozenset", "range")),
         *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
         *(f"collections.{name}" for name in ("OrderedDict", "defaultdict", "Counter", "deque")),
         "zoneinfo.ZoneInfo",

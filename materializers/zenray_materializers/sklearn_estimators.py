@@ -33,7 +33,7 @@ _MAX_PARAMETERS = 40
 
 
 class SklearnMaterializer(Materializer):
-    """Serves estimators; for those with classes of your own in them, subclass it and add your package to ``trusted``."""
+    """Serves estimators; where classes of your own are in them, subclass it and add your package to ``trusted``."""
 
     types = ("sklearn.base.BaseEstimator",)
     trusted: tuple[str, ...] = ("sklearn.", "numpy.", "scipy.")

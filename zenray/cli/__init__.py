@@ -33,7 +33,9 @@ def _version(is_asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show ZenRay's own traceback of an error.")] = False,
 ) -> None:
     pass

@@ -1,5 +1,256 @@
-"""x"""
-from zenray.cli.output import new_app
-app = new_app("x")
+"""``zenray artifact``: what is stored, what it is made of, whether it is whole, and what can go.
+
+Runs in: driver.
+"""
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zenray.cli.output import JsonOption, StackOption, fields, new_app, print_json, table, time_text
+
+if TYPE_CHECKING:
+    from zenray.metadata.records import ArtifactRecord
+    from zenray.model import Manifest
+    from zenray.store import Store
+    from zenray.views import Books
+
+app = new_app("Artifacts: list, show, export, verify, gc.")
+DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifact's digest, or the beginning of it.")]
+
+
+@app.command("list")
+def list_(
+    type_name: Annotated[str | None, typer.Option("--type", help="Only artifacts of this type.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many artifacts, the newest first.")] = 50,
+    stack: StackOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List artifacts, newest first."""
+    from zenray.progress import size_text
+
+    books = _books(stack)
+    found = books.ledger.list_artifacts(store=books.store.uri, type_name=type_name, limit=limit)
+    if as_json:
+        print_json([_as_json(r) for r in found])
+        return
+    rows = [
+        (
+            r.digest[:12],
+            r.manifest.type_name,
+            size_text(r.manifest.size_bytes),
+            time_text(r.created_at),
+            r.manifest.producer,
+        )
+        for r in found
+    ]
+    table(("digest", "type", "size", "created", "made by"), rows, empty="there are no artifacts")
+
+
 @app.command()
-def artifacts() -> None: ...
+def show(digest: DigestArgument, stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """Show an artifact: type, size, who made and who took it, a preview, and its files."""
+    from zenray.progress import size_text
+
+    books = _books(stack)
+    record = books.ledger.artifact(digest, store=books.store.uri)
+    manifest = record.manifest
+    producers = [f"{o.run_id}/{o.name}.{o.output}" for o in books.ledger.producers(record.digest)]
+    consumers = [f"{i.run_id}/{i.name}({i.argument})" for i in books.ledger.consumers(record.digest)]
+    if as_json:
+        print_json(_as_json(record) | {"producers": producers, "consumers": consumers})
+        return
+    fields(
+        {
+            "artifact": record.digest,
+            "type": manifest.type_name,
+            "size": size_text(manifest.size_bytes),
+            "created": time_text(record.created_at),
+            "format": f"{manifest.materializer}, version {manifest.format_version}"
+            + (", a pickle" if manifest.is_pickle else ""),
+            "made by": _shortened(producers) or manifest.producer,
+            "taken by": _shortened(consumers),
+            "store": record.store,
+        }
+    )
+    if manifest.preview:
+        print("\npreview")
+        for name, value in manifest.preview.items():
+            _print_preview(name, value)
+    print()
+    rows = [
+        (f.name, size_text(f.size_bytes), f.digest[:12], "object" if f.data is None else "manifest")
+        for f in manifest.files
+    ]
+    table(("file", "size", "digest", "kept in"), rows, empty="it has no files: its value is in its metadata")
+
+
+def _shortened(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[-limit:]) + more
+
+
+def _print_preview(name: str, value: Any) -> None:
+    text = value if isinstance(value, str) else _compact(value)
+    if "\n" in text:
+        print(f"  {name}:")
+        print("\n".join(f"    {line}" for line in text.splitlines()))
+    else:
+        print(f"  {name}: {text}")
+
+
+def _compact(value: Any) -> str:
+    """Return JSON-like data on lines: a table's rows and a mapping's entries one each."""
+    if isinstance(value, dict) and value:
+        width = max(len(str(k)) for k in value)
+        return "\n".join(["", *(f"{str(k).ljust(width)}  {v}" for k, v in value.items())])
+    if isinstance(value, list) and value and all(isinstance(v, dict | list) for v in value):
+        return "\n".join(["", *map(str, value)])
+    return str(value)
+
+
+def _as_json(record: "ArtifactRecord") -> dict[str, Any]:
+    raw = record.manifest.to_json()
+    raw["files"] = [{k: v for k, v in f.items() if k != "data"} for f in raw["files"]]
+    return raw | {"store": record.store, "created_at": record.created_at, "size": record.manifest.size_bytes}
+
+
+@app.command()
+def export(
+    digest: DigestArgument,
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder; of a single file also a new file's name.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    stack: StackOption = None,
+) -> None:
+    """Write an artifact's files, as they are stored, to a folder of this machine, after checking them."""
+    from zenray.artifacts import Reader, verify
+    from zenray.errors import NotFoundError
+
+    books = _books(stack)
+    manifest = books.ledger.artifact(digest, store=books.store.uri).manifest
+    if not manifest.files:
+        raise NotFoundError(f"artifact {manifest.digest[:12]} has no files; `zenray artifact show` shows its value")
+    verify(manifest, books.store)
+    targets = _targets(manifest, path)
+    if not force:
+        _refuse_existing(list(targets.values()))
+    reader = Reader(manifest.files, books.store)
+    for name, target in targets.items():
+        _make_folder(target.parent)
+        reader.extract(name, target)
+        typer.echo(f"{target}")
+
+
+def _targets(manifest: "Manifest", path: Path) -> dict[str, Path]:
+    if len(manifest.files) == 1 and not path.is_dir() and not str(path).endswith(os.sep):
+        return {manifest.files[0].name: path}
+    from zenray.errors import StoreError
+
+    for file in manifest.files:
+        pure = PurePosixPath(file.name)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise StoreError(f"artifact {manifest.digest[:12]} has a file {file.name!r}, which would leave {path}")
+    return {f.name: path / f.name for f in manifest.files}
+
+
+def _refuse_existing(targets: list[Path]) -> None:
+    for target in targets:
+        if target.exists():
+            raise typer.BadParameter(f"{target} exists; --force overwrites it")
+
+
+def _make_folder(folder: Path) -> None:
+    from zenray.errors import StoreError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StoreError(f"cannot create the folder {folder}: {exc.strerror or exc}") from exc
+
+
+@app.command()
+def verify(
+    digests: Annotated[list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Default: all artifacts.")] = None,
+    stack: StackOption = None,
+) -> None:
+    """Read artifacts' bytes and compare them with their digests; exit code 1 where something is wrong."""
+    books = _books(stack)
+    uri = books.store.uri
+    if digests:
+        records = [books.ledger.artifact(d, store=uri) for d in digests]
+    else:
+        records = list(books.ledger.list_artifacts(store=uri, limit=1_000_000_000))
+    problems = {r.digest: text for r in records if (text := _problem(r.manifest, books.store))}
+    for record in records:
+        if record.digest in problems:
+            makers = [f"{o.run_id}/{o.name}" for o in books.ledger.producers(record.digest)]
+            typer.echo(f"{problems[record.digest]}\n  made by {_shortened(makers) or record.manifest.producer}")
+    typer.echo(f"{len(records) - len(problems):,} artifacts are whole, {len(problems):,} are not")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _problem(manifest: "Manifest", store: "Store") -> str:
+    from zenray import artifacts
+    from zenray.errors import StoreError
+
+    try:
+        artifacts.verify(manifest, store)
+        if artifacts.read_manifest(manifest.digest, store) is None:
+            return f"artifact {manifest.digest[:12]}: its manifest is missing in {store.uri}"
+    except StoreError as exc:  # a corrupted object is one too
+        return str(exc)
+    return ""
+
+
+@app.command()
+def gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Really remove.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed: the default.")] = False,
+    keep_runs: Annotated[
+        int | None, typer.Option("--keep-runs", min=0, help="Delete each pipeline's finished runs beyond its newest N.")
+    ] = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="7d", help="Delete finished runs older than this.")
+    ] = None,
+    grace: Annotated[str, typer.Option("--grace", metavar="1h", help="Never touch what is younger than this.")] = "1h",
+    stack: StackOption = None,
+) -> None:
+    """Remove what no run and no cache entry needs; says only what would go, unless --yes is given."""
+    from zenray import garbage
+    from zenray.progress import size_text
+    from zenray.recovery import mark_lost_runs
+
+    if yes and dry_run:
+        raise typer.BadParameter("--yes and --dry-run exclude each other")
+    books = _books(stack)
+    mark_lost_runs(books.ledger)
+    report = garbage.collect(
+        books,
+        keep_runs=keep_runs,
+        older_than_s=None if older_than is None else _duration_s(older_than),
+        grace_s=_duration_s(grace),
+        is_dry=not yes,
+    )
+    for line in garbage.describe(report, size_text(report.size_bytes)):
+        typer.echo(line)
+    if not yes:
+        typer.echo("nothing was removed: this was a dry run, --yes removes")
+
+
+def _duration_s(text: str) -> float:
+    units = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    try:
+        return float(number) * units[text[len(number) :].strip() or "s"]
+    except (ValueError, KeyError):
+        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d") from None
+
+
+def _books(stack: str | None) -> "Books":
+    from zenray.stack import active_stack
+    from zenray.views import Books
+
+    return Books(active_stack(stack))

@@ -1,5 +1,135 @@
-"""x"""
-from zenray.cli.output import new_app
-app = new_app("x")
-@app.command()
-def doctor() -> None: ...
+"""``zenray doctor``: what works here and what does not.
+
+Runs in: driver.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import typer
+
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
+Line = tuple[str, str, str, str]  # ok | warn | fail, what, how it is, what to do
+_PACKAGES = ("zenray", "ray", "pyarrow", "sqlalchemy", "fsspec", "typer", "rich", "pydantic", "blake3")
+_GB = 1e9
+
+
+def doctor() -> None:
+    """Check this machine and the active stack, one line each; exit code 1 where something fails."""
+    has_failed = False
+    for check in (_python, _packages, _home, _stack, _store, _ledger, _cluster, _shared_memory):
+        for level, what, found, advice in _checked(check):
+            has_failed |= level == "fail"
+            typer.echo(f"{_MARKS[level]}  {what}: {found}" + (f" -> {advice}" if advice and level != "ok" else ""))
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _checked(check: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    """Turn an error of a check into a line: the doctor goes on."""
+    from zenray.errors import ZenRayError
+
+    try:
+        yield from check()
+    except ZenRayError as exc:
+        yield "fail", check.__name__.strip("_"), str(exc), ""
+    except Exception as exc:  # noqa: BLE001 - whatever is wrong here is what the doctor was asked for
+        yield "fail", check.__name__.strip("_"), f"{type(exc).__name__}: {exc}", ""
+
+
+def _python() -> Iterator[Line]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    level = "ok" if sys.version_info >= (3, 11) else "fail"
+    yield level, "python", f"{version} ({sys.executable})", "ZenRay needs Python 3.11 or newer"
+
+
+def _packages() -> Iterator[Line]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    yield "ok", "packages", ", ".join(found), ""
+    if missing:
+        yield "fail", "packages", f"not installed: {', '.join(missing)}", "pip install --force-reinstall zenray"
+
+
+def _home() -> Iterator[Line]:
+    from zenray.settings import find_repository, home
+
+    repository = find_repository()
+    yield (
+        ("ok", "repository", str(repository), "")
+        if repository
+        else ("warn", "repository", "none here", "`zenray init`")
+    )
+    folder = home()
+    yield "ok", "home", str(folder) + (" (from ZENRAY_HOME)" if os.environ.get("ZENRAY_HOME") else ""), ""
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    usage = shutil.disk_usage(existing)
+    share = usage.free / usage.total
+    # Ray refuses to write on a disk that is 95 % full.
+    level = "fail" if usage.free < 0.2 * _GB else "warn" if share < 0.05 or usage.free < 2 * _GB else "ok"
+    yield level, "disk", f"{usage.free / _GB:.1f} GB free ({share:.0%})", "free some space: `zenray artifact gc`"
+
+
+def _stack() -> Iterator[Line]:
+    from zenray.stack import active_stack
+
+    stack = active_stack()
+    yield "ok", "stack", f"{stack.name}: orchestrator {stack.orchestrator}", ""
+
+
+def _store() -> Iterator[Line]:
+    import secrets
+
+    from zenray.views import Books
+
+    store = Books().store
+    name = f"tmp/doctor-{secrets.token_hex(4)}"
+    store.put_named(name, b"probe")
+    is_read = store.get_named(name) == b"probe"
+    store.delete(name)
+    is_gone = not store.has_named(name)
+    if is_read and is_gone:
+        yield "ok", "artifact store", f"{store.uri}: wrote, read and deleted a file", ""
+    else:
+        found = "a file that was written is not there" if not is_read else "a file that was deleted is still there"
+        yield "fail", "artifact store", f"{store.uri}: {found}", "check the store's permissions and consistency"
+
+
+def _ledger() -> Iterator[Line]:
+    from zenray.metadata.schema import HEAD
+    from zenray.views import Books
+
+    ledger = Books().ledger
+    count = sum(p.run_count for p in ledger.pipelines())
+    yield "ok", "metadata store", f"{ledger.database.name}: schema {HEAD}, {count:,} runs", ""
+
+
+def _cluster() -> Iterator[Line]:
+    from zenray import local_cluster
+
+    found = local_cluster.status()
+    if found is None:
+        yield "ok", "local cluster", "not running; the next run on the local stack starts it", ""
+        return
+    use = "in use" if found.is_in_use else "idle"
+    yield "ok", "local cluster", f"running at {found.info.address}, {use}, Ray {found.info.ray_version}", ""
+
+
+def _shared_memory() -> Iterator[Line]:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        yield "ok", "shared memory", "no /dev/shm on this system", ""
+        return
+    usage = shutil.disk_usage(folder)
+    level = "ok" if usage.free >= 1 * _GB else "warn"
+    advice = "Ray's object store falls back to the disk; in Docker use --shm-size"
+    yield level, "shared memory", f"{usage.free / _GB:.1f} GB free of {usage.total / _GB:.1f} GB", advice

@@ -26,7 +26,9 @@ class Explainer:
         if step.status is Status.CACHED and step.cache_source is not None:
             return f"{step.name} was cached: {self._source(step, *step.cache_source)}"
         if step.status is Status.SKIPPED:
-            return f"{step.name} was skipped: " + (f"{step.cause} failed" if step.cause else step.reason or "the run ended")
+            return f"{step.name} was skipped: " + (
+                f"{step.cause} failed" if step.cause else step.reason or "the run ended"
+            )
         if step.started_at is None:
             return f"{step.name} has not run: it is {step.status}" + (f" ({step.reason})" if step.reason else "")
         if step.reason:
@@ -62,13 +64,15 @@ class Explainer:
             step.step, before=step.started_at, module=step.module or None, limit=MAX_EARLIER
         )
         best: tuple[StepRunRecord, list[str]] | None = None
+        best_rank = (0, False)
         for record in earlier:
             if record.run_id == step.run_id or not record.key_parts:
                 continue
             found = differences(step.key_parts, record.key_parts, self._code(step), self._code(record))
             # A result counts for more than the remains of a run that failed in the same state.
-            if best is None or (len(found), not record.status.has_outputs) < (len(best[1]), not best[0].status.has_outputs):
-                best = record, found
+            rank = len(found), not record.status.has_outputs
+            if best is None or rank < best_rank:
+                best, best_rank = (record, found), rank
         return None if best is None else (best[0], [self._with_producer(step, text) for text in best[1]])
 
     def _code(self, step: StepRunRecord) -> tuple[Json, ...]:

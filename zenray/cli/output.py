@@ -49,14 +49,22 @@ def _rich_table(headers: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        made.add_column(header, overflow="fold")
+    for header in headers[:-1]:
+        made.add_column(header, no_wrap=True, overflow="fold")
+    made.add_column(headers[-1], overflow="fold")
     for row in texts:
         made.add_row(*(Text(v, style=_STYLES.get(v, "")) for v in row))
     Console(highlight=False, width=shutil.get_terminal_size().columns).print(made)
 
 
-_STYLES = {"succeeded": "green", "cached": "blue", "running": "cyan", "failed": "red", "skipped": "yellow", "cancelled": "yellow"}
+_STYLES = {
+    "succeeded": "green",
+    "cached": "blue",
+    "running": "cyan",
+    "failed": "red",
+    "skipped": "yellow",
+    "cancelled": "yellow",
+}
 
 
 def fields(values: Mapping[str, Any]) -> None:

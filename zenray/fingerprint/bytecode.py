@@ -55,11 +55,15 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """An import statement in code; no names means that the module itself is bound."""
+    """An import statement in code; no names means that the module itself is bound.
+
+    With `is_followed` the attributes that are taken from the module are references of their own.
+    """
 
     module: str
     level: int = 0
     names: tuple[str, ...] = ()
+    is_followed: bool = False
 
 
 @dataclass(slots=True)
@@ -216,9 +220,8 @@ class _Normalizer:
     def _import(self, position: int) -> None:
         level, names = (self.steps[position - back].argval for back in (2, 1))
         module = self.steps[position].argval
-        if not names and self._bound_alias(position) in self.aliases:
-            return
-        self.form.imports.append(Import(module, level or 0, tuple(names or ())))
+        is_followed = not names and self._bound_alias(position) in self.aliases
+        self.form.imports.append(Import(module, level or 0, tuple(names or ()), is_followed))
 
     def _alias(self, position: int) -> None:
         chain, after = self._attributes(position + 1)

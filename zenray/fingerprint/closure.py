@@ -130,6 +130,10 @@ class Closure:
         is_made = "<locals>" in thing.__qualname__ and bool(thing.__flags__ & _HEAP_TYPE)
         return whose is Origin.FIRST_PARTY or (whose is Origin.INSTALLED and is_made)
 
+    def is_address(self, number: int) -> bool:
+        """Tell whether a number is the id of something that was met."""
+        return number in self._numbers
+
     def is_own_module(self, module_name: str) -> bool:
         """Tell whether a loaded module is the project's own."""
         module = sys.modules.get(module_name)
@@ -171,7 +175,8 @@ class Closure:
     # The walk.
 
     def _visit_all(self) -> None:
-        while self._queue or self._pending_modules:
+        is_done = False
+        while not is_done:
             while self._queue:
                 thing, name = self._queue.popleft()
                 self._current = self._numbers[id(thing)]
@@ -181,8 +186,8 @@ class Closure:
             self._names.is_lasting = False
             if self._pending_modules:
                 self._visit_import_time(self._pending_modules.popleft())
-            elif self._queue_annotated():
-                self._stream.update(framed(b"annotated", b""))
+            else:
+                is_done = not self._queue_annotated()
             self._names.is_lasting = True
 
     def _visit(self, thing: Any, name: str, form: Form) -> None:

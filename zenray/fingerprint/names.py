@@ -140,6 +140,8 @@ class Names:
                 return
             self._walk.reach(vars(value))
             attribute = attributes.pop(0)
+            if attribute == "__dict__":
+                break
             if attribute not in vars(value):
                 self._missing_attribute(value, attribute, form)
                 return
@@ -184,6 +186,8 @@ class Names:
                 self._module(f"{module.__name__}.{name}", (), form)
             elif "__getattr__" in vars(module):
                 self._walk.link(module, form, module.__name__)
+            elif hasattr(type(module), "__getattr__"):
+                self._walk.problem(f"{module.__name__}.{name} is made on demand by a {type(module).__qualname__}")
             else:
                 self._unresolved(f"{display_name(module.__name__)}.{name}", form)
 
@@ -231,7 +235,10 @@ class Names:
         if name is None:
             self._walk.problem(f"code in {_module_name(namespace)} has a relative import, but is in no package")
             return
-        self._module(name, statement.names, form)
+        if statement.is_followed and name in sys.modules:
+            self._walk.reach(vars(sys.modules[name]))
+        else:
+            self._module(name, statement.names, form)
 
     def _module(self, name: str, names: tuple[str, ...], form: Form) -> None:
         """Write what an import of a module, or of names from it, makes reachable."""

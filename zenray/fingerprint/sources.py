@@ -9,18 +9,25 @@ imports the module.
 
 import ast
 import builtins
+import inspect
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from zenray.fingerprint.bytecode import CodeForm, Import, nested_codes
+from zenray.fingerprint.origin import Origin, origin, origin_of_module
 
 # Decorators of these modules have no effect but on what they decorate, which is followed by value.
 _QUIET_MODULES = frozenset(
     {"abc", "builtins", "contextlib", "dataclasses", "enum", "functools", "typing", "types", "typing_extensions"}
 )
 _QUIET_LIBRARIES = frozenset({"attr", "attrs", "pydantic", "msgspec", "zenray", "zenray_materializers"})
+_SETTER = re.compile(
+    r"(manual_)?seed|set(_\w+|attr|locale)|register\w*|environ|putenv|(rc)?[Pp]arams|options|configure\w*"
+)
 _CONTAINERS = (list, dict, set, bytearray)
 _BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match)
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -134,9 +141,9 @@ def _acts_outside(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
         targets = statement.targets
     else:
         return False
-    # A plain name is a value of the module; an item or attribute of a container is part of one.
+    # A plain name is a value of the module, and so is what belongs to an object of the project.
     written = [part for t in targets for part in ast.walk(t) if isinstance(part, ast.Attribute | ast.Subscript)]
-    return any(not isinstance(_root(part, namespace), _CONTAINERS) for part in written)
+    return any(not _is_own(part.value, namespace) for part in written) or _calls_setter(statement, namespace)
 
 
 def _registrations(statement: ast.stmt, namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
@@ -147,13 +154,76 @@ def _registrations(statement: ast.stmt, namespace: Mapping[str, Any]) -> Iterato
     if not is_plain or getattr(made, "__qualname__", None) != statement.name:
         return
     for decorator in statement.decorator_list:
-        if not _is_quiet(_root(decorator, namespace), decorator):
+        if not _is_quiet(decorator, namespace):
             yield ast.Expr(ast.Call(decorator, [ast.Name(statement.name, ast.Load())], []))
 
 
-def _is_quiet(value: object, decorator: ast.expr) -> bool:
-    module = getattr(value, "__module__", None) or getattr(value, "__name__", None) or ""
-    return module in _QUIET_MODULES or module.partition(".")[0] in _QUIET_LIBRARIES or _is_zenray(value)
+def _is_quiet(decorator: ast.expr, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether a decorator has no effect on anything outside of the project."""
+    root = _root(decorator, namespace)
+    if _is_zenray(root) or (hasattr(root, "registry") and hasattr(root, "dispatch")):  # functools.singledispatch
+        return True
+    made_by = _value(decorator.func if isinstance(decorator, ast.Call) else decorator, namespace)
+    if isinstance(made_by, FunctionType) and _is_first_party_function(made_by):
+        return not any(map(_is_library, _looked_up(made_by)))
+    module = getattr(root, "__module__", None) or getattr(root, "__name__", None) or ""
+    return module in _QUIET_MODULES or module.partition(".")[0] in _QUIET_LIBRARIES
+
+
+def _calls_setter(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether an assignment calls a function of the project that, by the names in it, sets global state."""
+    calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    pending = [_value(called, namespace) for called in calls]
+    seen: set[int] = set()
+    while pending:
+        called = pending.pop()
+        called = getattr(called, "__init__", None) if isinstance(called, type) else called
+        if not isinstance(called, FunctionType) or id(called) in seen or not _is_first_party_function(called):
+            continue
+        seen.add(id(called))
+        if any(_SETTER.match(name) for code in nested_codes(called.__code__) for name in code.co_names):
+            return True
+        pending += _looked_up(called)
+    return False
+
+
+def _looked_up(function: FunctionType) -> list[object]:
+    """Return the values of the globals that a function names."""
+    names = {name for code in nested_codes(function.__code__) for name in code.co_names}
+    return [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+
+
+def _is_first_party_function(function: FunctionType) -> bool:
+    namespace = function.__globals__
+    return origin(str(namespace.get("__name__", "")), namespace.get("__file__")) is Origin.FIRST_PARTY
+
+
+def _is_library(value: object) -> bool:
+    module = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+    return module is not None and origin_of_module(module) is Origin.INSTALLED
+
+
+def _is_own(expression: ast.expr, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether an expression stands for a value of the project, which counts by its content where it is used."""
+    value = _value(expression, namespace)
+    if isinstance(value, ModuleType):
+        return origin_of_module(value) is Origin.FIRST_PARTY
+    if value is None:
+        return isinstance(_root(expression, namespace), _CONTAINERS)
+    maker = sys.modules.get(str(getattr(value if isinstance(value, type) else type(value), "__module__", "")))
+    is_function = isinstance(value, FunctionType) and _is_first_party_function(value)
+    is_instance = maker is None or origin_of_module(maker) is Origin.FIRST_PARTY
+    return isinstance(value, _CONTAINERS) or is_function or is_instance
+
+
+def _value(expression: ast.expr, namespace: Mapping[str, Any]) -> Any:
+    """Return the value of a dotted name; None for other expressions and where it is not known."""
+    if isinstance(expression, ast.Name):
+        return namespace.get(expression.id, getattr(builtins, expression.id, None))
+    if isinstance(expression, ast.Attribute):
+        owner = _value(expression.value, namespace)
+        return None if owner is None else inspect.getattr_static(owner, expression.attr, None)
+    return None
 
 
 def _is_zenray(value: object) -> bool:

@@ -61,6 +61,9 @@ class Walk(Protocol):
     def is_first_party(self, thing: type | types.FunctionType) -> bool:
         """Tell whether a class or function is the project's own."""
 
+    def is_address(self, number: int) -> bool:
+        """Tell whether a number is the id of something that was met."""
+
     def is_own_module(self, module_name: str) -> bool:
         """Tell whether a module is the project's own."""
 
@@ -120,6 +123,11 @@ class Values:
         text = value if isinstance(value, str) else value.as_posix()
         root = self._walk.root
         tag = "str" if isinstance(value, str) else "path"
+        before, _, address = text.rpartition(":")
+        if address.isdecimal() and self._walk.is_address(int(address)):
+            # pydantic notes the class of a validator as "module.Class:94722217388608".
+            form.text(tag, "address", before)
+            return
         if text == root or text.startswith(root + "/"):
             form.text(tag, "in project", text[len(root) :])
         else:
@@ -181,7 +189,7 @@ class Values:
             self._walk.link(kind, form, name)
             self._own_state(value, form, name)
             return
-        known = _known_name(value, name)
+        known = None if self._walk.is_first_party(kind) else _known_name(value, name)
         if known is not None:
             form.text("named", *known)
             self._walk.note_distribution(known[0])

@@ -102,9 +102,8 @@ class Database:
 
     def release(self) -> None:
         """Close this thread's connection, and with it what it had begun; the next use opens another."""
-        connection: Connection | None = getattr(self._local, "connection", None)
+        connection: Connection | None = self._local.__dict__.pop("connection", None)
         if connection is not None:
-            self._local.connection = None
             with self._lock:
                 self._connections = [(t, c) for t, c in self._connections if c is not connection]
             _close(connection)
@@ -115,15 +114,17 @@ class Database:
             self._open(is_upgrade_allowed=True)
 
     def close(self) -> None:
-        """Close the connections of all threads; the next use opens new ones."""
+        """Close this thread's connection and let go of the others; the next use opens new ones.
+
+        A connection that another thread is just using is closed by that thread's last reference to it: SQLite's
+        would crash the process if it were closed under a statement.
+        """
+        self.release()
         with self._lock:
-            connections, self._connections = self._connections, []
+            self._close_dead_threads()
+            self._connections = []
             self._local = threading.local()
-            engine, self._engine = self._engine, None
-        for _, connection in connections:
-            _close(connection)
-        if engine is not None:
-            engine.dispose()
+            self._engine = None
 
     def _execute(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
         return self._connection().execute(statement, parameters).all()

@@ -20,6 +20,11 @@ from zenray.errors import MetadataError
 from zenray.metadata.schema import HEAD, REVISIONS, VERSION_TABLE, metadata
 
 _UNVERSIONED = ""  # the version table is there and empty: older than the first revision
+_SERVER_LOCK = {
+    "postgresql": "SELECT pg_advisory_lock(8246012)",
+    "mysql": "SELECT GET_LOCK('zenray.metadata', 60)",
+    "mariadb": "SELECT GET_LOCK('zenray.metadata', 60)",
+}
 _MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 
@@ -34,9 +39,12 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
         _prepare_sqlite(engine, Path(str(engine.url.database)), name)
         return
     with engine.connect() as connection:
+        if _revision(connection, name) == HEAD:
+            return
+        connection.exec_driver_sql(_SERVER_LOCK[engine.dialect.name])  # until the connection is closed
         revision = _revision(connection, name)
         if revision is None:
-            _create_on_server(connection, name)
+            _create(connection, name)
         elif revision != HEAD and not is_upgrade_allowed:
             raise MetadataError(
                 f"{name!r} has the tables of an older ZenRay (revision {revision!r}, needed is {HEAD!r}): "
@@ -122,15 +130,6 @@ def _create(connection: Connection, name: str) -> None:
     _version.create(connection)
     connection.execute(_version.insert(), {"version_num": HEAD})
     connection.exec_driver_sql("COMMIT")
-
-
-def _create_on_server(connection: Connection, name: str) -> None:
-    try:
-        _create(connection, name)
-    except DBAPIError:
-        connection.exec_driver_sql("ROLLBACK")
-        if _revision(connection, name) != HEAD:  # else another process was faster
-            raise
 
 
 def _upgrade(connection: Connection) -> None:

@@ -1,0 +1,257 @@
+"""Removes what no run and no cache entry needs: old runs where asked, artifacts, objects and forgotten temporary files.
+
+Runs in: driver.
+
+The order keeps every moment safe, also with other processes at work on the same store: first the ledger's rows (in a
+transaction that spares whatever a run has come to use meanwhile), then the manifests of exactly these artifacts, then
+the objects that no remaining manifest names. Nothing younger than the oldest unfinished run, or than the grace time,
+is touched: a run that writes an equal value anew marks the stored bytes as used now. While runs are going on, artifacts
+are left alone altogether: a run that has looked one up, or has written it again, records that only a moment later.
+
+A store belongs to one ledger: artifacts that only another ledger knows are kept, and so are their objects.
+"""
+
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from zenray.artifacts import read_manifest
+from zenray.errors import CorruptedObjectError
+from zenray.metadata.records import RunRecord
+from zenray.model import Manifest, Status
+from zenray.store import Store, manifest_name
+from zenray.views import Books
+
+GRACE_S = 3600.0
+TEMPORARY_S = 86_400.0
+_ALL = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What was removed, or would be; ``waiting`` artifacts are kept until the unfinished runs have ended."""
+
+    is_dry: bool
+    runs: int = 0
+    cache_entries: int = 0
+    artifacts: int = 0
+    objects: int = 0
+    logs: int = 0
+    temporary_files: int = 0
+    size_bytes: int = 0
+    unfinished_runs: int = 0
+    waiting: int = 0
+
+
+def collect(
+    books: Books,
+    *,
+    keep_runs: int | None = None,
+    older_than_s: float | None = None,
+    grace_s: float = GRACE_S,
+    is_dry: bool = True,
+) -> GarbageReport:
+    """Remove what nothing refers to; runs, with the cache entries of what only they made, only where asked.
+
+    Args:
+        books: the ledger and the store.
+        keep_runs: delete finished runs of each pipeline beyond its newest ones.
+        older_than_s: delete finished runs that ended longer ago; with ``keep_runs`` both must hold.
+        grace_s: what is younger is never touched.
+        is_dry: only count.
+    """
+    return _Collection(books, grace_s=grace_s, is_dry=is_dry).run(keep_runs, older_than_s)
+
+
+class _Collection:
+    def __init__(self, books: Books, *, grace_s: float, is_dry: bool) -> None:
+        self._ledger, self._store, self._is_dry = books.ledger, books.store, is_dry
+        self._now = time.time()
+        running = self._unfinished()
+        self._horizon = min([self._now - grace_s, *(r.started_at for r in running)])
+        self._size_bytes = 0
+
+    def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
+        runs = self._surplus_runs(keep_runs, older_than_s)
+        run_ids = {r.run_id for r in runs}
+        freed = self._only_of(run_ids)
+        logs = self._delete_logs(run_ids)
+        entries = self._delete_runs(run_ids, freed)
+        # Only now: a run that looked one of these entries up is unfinished, or has recorded it.
+        unfinished = self._unfinished()
+        doomed = self._doomed(freed)
+        waiting = len(doomed) if unfinished else 0
+        gone = set() if unfinished else self._delete_artifacts(doomed)
+        return GarbageReport(
+            is_dry=self._is_dry,
+            runs=len(runs),
+            cache_entries=entries,
+            artifacts=len(gone),
+            objects=self._delete_objects(gone, are_runs_going_on=bool(unfinished)),
+            logs=logs,
+            temporary_files=self._delete_temporary(),
+            size_bytes=self._size_bytes,
+            unfinished_runs=len(unfinished),
+            waiting=waiting,
+        )
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def _unfinished(self) -> list[RunRecord]:
+        return [r for s in (Status.RUNNING, Status.WAITING) for r in self._ledger.list_runs(status=s, limit=_ALL)]
+
+    def _surplus_runs(self, keep_runs: int | None, older_than_s: float | None) -> list[RunRecord]:
+        if keep_runs is None and older_than_s is None:
+            return []
+        seen: dict[str, int] = {}
+        surplus = []
+        for run in self._ledger.list_runs(limit=_ALL):  # newest first
+            if not run.status.is_finished:
+                continue
+            seen[run.pipeline] = seen.get(run.pipeline, 0) + 1
+            is_beyond = keep_runs is None or seen[run.pipeline] > keep_runs
+            is_old = older_than_s is None or (run.ended_at or run.started_at) < self._now - older_than_s
+            if is_beyond and is_old and (run.ended_at or run.started_at) < self._horizon:
+                surplus.append(run)
+        return surplus
+
+    def _only_of(self, run_ids: set[str]) -> set[str]:
+        """Return the artifacts that these runs refer to, and no other run."""
+        ledger = self._ledger
+        used = {o.digest for r in run_ids for o in ledger.outputs(r)} | {
+            i.digest for r in run_ids for i in ledger.inputs(r)
+        }
+        return {digest for digest in used if self._users(digest) <= run_ids}
+
+    def _users(self, digest: str) -> set[str]:
+        """Return the runs that made or took an artifact."""
+        makers, takers = self._ledger.producers(digest), self._ledger.consumers(digest)
+        return {o.run_id for o in makers} | {i.run_id for i in takers}
+
+    def _delete_runs(self, run_ids: Collection[str], freed: set[str]) -> int:
+        """Delete runs and the cache entries of what only they made; returns how many entries."""
+        if self._is_dry or not run_ids:
+            return 0
+        for run_id in run_ids:
+            self._ledger.delete_run(run_id)
+        return self._ledger.delete_cache_entries(digests=freed, before=self._horizon, store=self._store.uri)
+
+    def _delete_logs(self, run_ids: Collection[str]) -> int:
+        return sum(self._delete(found) for run_id in run_ids for found in list(self._store.names(f"logs/{run_id}")))
+
+    # -- artifacts and objects -------------------------------------------------------------------------------------
+
+    def _doomed(self, freed: set[str]) -> dict[str, Manifest]:
+        """Return the artifacts of this ledger that nothing refers to any more, or would not after a real run."""
+        found = {
+            r.digest: r.manifest for r in self._ledger.unreferenced_artifacts(self._store.uri, before=self._horizon)
+        }
+        if self._is_dry:
+            freed_records = self._ledger.artifacts(freed, store=self._store.uri).values()
+            found |= {r.digest: r.manifest for r in freed_records if r.created_at < self._horizon}
+        return found
+
+    def _delete_artifacts(self, doomed: dict[str, Manifest]) -> set[str]:
+        """Forget artifacts, then remove their manifests; one whose manifest is in use again is kept."""
+        digests: Collection[str] = doomed
+        if not self._is_dry:
+            digests = self._ledger.delete_artifacts(list(doomed), store=self._store.uri)
+        ages = {name: (size, changed_at) for name, size, changed_at in self._store.names("artifacts")}
+        for digest in digests:
+            name = manifest_name(digest)
+            if name in ages:
+                self._delete((name, *ages[name]))
+        if not self._is_dry:
+            self._restore(doomed)
+        return set(digests)
+
+    def _restore(self, doomed: dict[str, Manifest]) -> None:
+        """Write the manifests back of artifacts that a run has recorded again while they were being removed."""
+        import json
+
+        for digest in self._ledger.artifacts(doomed, store=self._store.uri):
+            if not self._store.has_named(manifest_name(digest)):
+                data = json.dumps(doomed[digest].to_json(), separators=(",", ":")).encode()
+                self._store.put_named(manifest_name(digest), data)
+
+    def _delete_objects(self, gone: set[str], *, are_runs_going_on: bool) -> int:
+        """Remove the objects that no remaining manifest names."""
+        if are_runs_going_on and self._store.local_path("") is None:
+            return 0  # an object store does not note that an object was written again
+        objects = [o for o in self._store.names("objects") if o[2] < self._horizon]
+        if not objects:
+            return 0
+        live = {f.digest for m in self._manifests(gone) for f in m.files if f.data is None}
+        return sum(self._delete(o) for o in objects if o[0].rpartition("/")[2] not in live)
+
+    def _manifests(self, gone: set[str]) -> Iterator[Manifest]:
+        """Give the manifests that remain: of the ledger's artifacts, and all that lie in the store."""
+        seen = set(gone)
+        for record in self._ledger.list_artifacts(store=self._store.uri, limit=_ALL):
+            if record.digest not in seen:
+                seen.add(record.digest)
+                yield record.manifest
+        for name, _, _ in self._store.names("artifacts"):
+            digest = Path(name).stem
+            if digest in seen:
+                continue
+            found = read_manifest(digest, self._store)
+            if found is None and not self._is_dry:
+                raise CorruptedObjectError(f"{name} vanished while it was read; run `zenray artifact gc` again")
+            if found is not None:
+                yield found
+
+    def _delete_temporary(self) -> int:
+        before = self._now - TEMPORARY_S
+        return sum(self._delete(f) for f in list(self._store.names("tmp")) if f[2] < min(before, self._horizon))
+
+    def _delete(self, found: tuple[str, int, float]) -> bool:
+        """Remove a file unless it was used since the horizon; counts its bytes."""
+        name, size_bytes, changed_at = found
+        if changed_at >= self._horizon:
+            return False
+        if not self._is_dry and not _remove(self._store, name, self._horizon):
+            return False
+        self._size_bytes += size_bytes
+        return True
+
+
+def _remove(store: Store, name: str, horizon: float) -> bool:
+    """Remove a file; on a local disk it is moved aside first, and moved back where it was used a moment ago."""
+    path = store.local_path(name)
+    if path is None or name.startswith("tmp/"):
+        store.delete(name)
+        return True
+    aside = store.local_path(f"tmp/gc-{os.getpid()}-{path.name}")
+    assert aside is not None
+    aside.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return False
+    if aside.stat().st_mtime >= horizon:
+        with suppress(FileNotFoundError):
+            aside.rename(path)
+        return False
+    store.delete(f"tmp/{aside.name}")
+    return True
+
+
+def describe(report: GarbageReport, size: str) -> Sequence[str]:
+    """Say for people what was removed; ``size`` is the bytes as text."""
+    done = "would remove" if report.is_dry else "removed"
+    counts = [
+        (report.runs, "runs"),
+        (report.cache_entries, "cache entries"),
+        (report.artifacts, "artifacts"),
+        (report.objects, "objects"),
+        (report.logs, "logs"),
+        (report.temporary_files, "temporary files"),
+    ]
+    lines = [f"{done} {', '.join(f'{n:,} {what}' for n, what in counts if n) or 'nothing'}; {size}"]
+    if report.waiting:
+        lines.append(f"{report.waiting:,} artifacts wait until {report.unfinished_runs} unfinished runs have ended")
+    return lines
