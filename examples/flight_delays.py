@@ -111,7 +111,7 @@ def columns_of(data: pa.Table) -> "tuple[object, object]":
 @step(num_cpus=2)
 def train(
     train_set: pa.Table, learning_rate: float, max_iter: int
-) -> "Annotated[HistGradientBoostingClassifier, 'model']":
+) -> Annotated["HistGradientBoostingClassifier", "model"]:
     """Fit gradient boosted trees."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from zenray.errors import DefinitionError, suggest
@@ -20,14 +21,21 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except Exception:  # noqa: BLE001 - evaluating a string annotation can raise anything; then each alone
-        found = {}
-        for name, annotation in getattr(function, "__annotations__", {}).items():
-            try:
-                probe = types.SimpleNamespace(__annotations__={name: annotation})
-                found.update(typing.get_type_hints(probe, vars(function)["__globals__"], include_extras=True))
-            except Exception:  # noqa: BLE001 - the same
-                continue
-        return found
+        return {n: a for n, a in map(partial(_hint, function), function.__annotations__.items()) if a is not _UNKNOWN}
+
+
+_UNKNOWN = object()
+
+
+def _hint(function: Callable[..., Any], item: tuple[str, Any]) -> tuple[str, Any]:
+    name, annotation = item
+    probe = types.SimpleNamespace(__annotations__={name: annotation})
+    namespace = getattr(function, "__globals__", {})
+    try:
+        return name, typing.get_type_hints(probe, namespace, include_extras=True)[name]
+    except Exception:  # noqa: BLE001 - the same
+        # Annotated["Model", "name"] still tells the name, where the class exists for type checkers only
+        return name, _UNKNOWN if isinstance(annotation, str) else annotation
 
 
 def bind(

@@ -434,8 +434,6 @@ class Coordinator:
             arguments=pickle.dumps(state.args),
             inputs=self._inputs(state),
             pickle_inputs=tuple(self._is_trusted(state, i) for i in range(len(state.inputs))),
-            outputs=state.step.outputs,
-            is_multiple=state.step.is_multiple,
             allow_pickle=settings.allow_pickle,
             log_uri=state.log_path,
             has_gpu=settings.resources.num_gpus > 0,

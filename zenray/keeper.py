@@ -24,7 +24,7 @@ from ray._private.resource_isolation_config import ResourceIsolationConfig
 from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
 
 from zenray import processes
-from zenray.local_cluster import ClusterInfo, KeeperSpec, Options, discard, is_published, try_flock, write_state
+from zenray.local_cluster import ClusterInfo, KeeperSpec, Options, is_published, try_flock, withdraw, write_state
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.25
@@ -199,4 +199,4 @@ def _end(spec: KeeperSpec, info: ClusterInfo, node: Any) -> None:
     Path(info.users_path).unlink(missing_ok=True)
     node.kill_all_processes(check_alive=False, allow_graceful=True)
     processes.kill(p for p in processes.session(os.getpid()) if p[0] != os.getpid())
-    discard(Path(spec.state_path), Path(spec.lock_path), info)
+    withdraw(Path(spec.state_path), Path(spec.lock_path), info)

@@ -373,7 +373,7 @@ def down(timeout_s: float = 10.0) -> bool:
     if info is None:
         return False
     if processes.mark(info.pid) != info.process_mark:
-        discard(place.state, place.lock, info)
+        _discard(place, info)
         return False
     members = processes.session(info.pid)
     processes.signal_exactly(info.pid, info.process_mark, is_forced=False)
@@ -381,16 +381,12 @@ def down(timeout_s: float = 10.0) -> bool:
     while processes.mark(info.pid) == info.process_mark and time.monotonic() < deadline:
         time.sleep(0.02)
     processes.kill([*members, (info.pid, info.process_mark)])
-    discard(place.state, place.lock, info)
+    _discard(place, info)
     return True
 
 
-def discard(state: Path, lock: Path, info: ClusterInfo) -> None:
-    """Remove what a cluster whose keeper has ended left behind, unless the next one is already starting."""
-    if info.boot_mark == processes.boot_mark():
-        # The kernel or Ray's own reaper ends them; what is left must name our directory, because the number of
-        # the dead keeper's session may have been given to somebody else.
-        processes.kill(m for m in processes.session(info.pid) if info.directory in processes.command(m[0]))
+def withdraw(state: Path, lock: Path, info: ClusterInfo) -> None:
+    """Remove the files of an ended cluster; the state only if the next cluster is not already starting."""
     shutil.rmtree(info.directory, ignore_errors=True)
     lock_fd = _try_lock(lock)
     if lock_fd is None:
@@ -432,7 +428,7 @@ def _find(place: Place) -> ClusterInfo | None:
     if info is None:
         return None
     if processes.mark(info.pid) != info.process_mark or info.boot_mark != processes.boot_mark():
-        discard(place.state, place.lock, info)
+        _discard(place, info)
         return None
     if not Path(info.users_path).exists() or not _accepts(info.address):
         return None  # it is ending; its keeper cleans up
@@ -459,6 +455,15 @@ def _open_users(info: ClusterInfo) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def _discard(place: Place, info: ClusterInfo) -> None:
+    """Clean up after a keeper that has not done it itself."""
+    if info.boot_mark == processes.boot_mark():
+        # The kernel ends the raylet with its keeper, but not the raylet's agents. Only what belongs to our directory is
+        # ended, because the number of the dead keeper's session may have been given to somebody else.
+        processes.kill(m for m in processes.session(info.pid) if processes.belongs_to(m[0], info.directory))
+    withdraw(place.state, place.lock, info)
 
 
 def _read(state: Path) -> ClusterInfo | None:

@@ -188,8 +188,6 @@ class StepCall:
     arguments: bytes  # pickled (args, kwargs) trees, artifacts replaced by Slot
     inputs: tuple[Manifest, ...]
     pickle_inputs: tuple[bool, ...]  # for each input, whether its producer opted in to pickle
-    outputs: tuple[Output, ...]
-    is_multiple: bool
     allow_pickle: bool
     log_uri: str
     has_gpu: bool = False

@@ -59,6 +59,15 @@ def command(pid: int) -> str:
     return _ps("command=", pid).strip()
 
 
+def belongs_to(pid: int, directory: str) -> bool:
+    """Tell whether a process works in the directory or was told its name."""
+    # Ray's agents and workers write a title over their command line and environment; the working directory stays.
+    with contextlib.suppress(OSError):
+        if str((_PROC / str(pid) / "cwd").readlink()) == directory:
+            return True
+    return directory in command(pid)
+
+
 def memory_bytes(pid: int) -> int:
     """Return the memory of one process, with pages it shares counted in proportion where the system tells it."""
     with contextlib.suppress(OSError, StopIteration):

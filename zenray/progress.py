@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from zenray.journal import StepState
 from zenray.model import Status
@@ -75,7 +75,7 @@ class PlainView(RunObserver):
     """Writes plain lines: for logs, pipes and CI. Safe to call from any thread; never raises."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = _Quiet(stream)
         self._news: deque[StepEvent | str] = deque()
         self._tally = Tally()
         self._tails: dict[str, LogTail] = {}  # by step run, of the attempts under way
@@ -190,9 +190,8 @@ class PlainView(RunObserver):
         """Let go of the terminal."""
 
     def _write(self, text: str) -> None:
-        with suppress(OSError, ValueError):  # a closed pipe: the run goes on
-            self._stream.write(text + "\n")
-            self._stream.flush()
+        self._stream.write(text + "\n")
+        self._stream.flush()
 
 
 class LiveView(PlainView):
@@ -231,7 +230,7 @@ class LiveView(PlainView):
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(file=self._stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = Console(file=cast(TextIO, self._stream), highlight=False, markup=False, emoji=False, soft_wrap=True)
         is_shared = sys.stdout is not None and sys.stdout.isatty()
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=is_shared, redirect_stderr=True)
         self._live.start()
@@ -279,6 +278,25 @@ _STYLES = {
     Status.SKIPPED: "yellow",
     Status.CANCELLED: "yellow",
 }
+
+
+class _Quiet:
+    """A stream that takes everything: where a pipe was closed the run goes on (rich would end the process)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class LogTail:

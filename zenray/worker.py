@@ -4,6 +4,7 @@ Runs in: worker.
 """
 
 import builtins
+import functools
 import inspect
 import logging
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray import artifacts
-from zenray.annotations import describe, fits
+from zenray.annotations import describe, fits, outputs_of
 from zenray.errors import StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
@@ -74,26 +75,30 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Ma
             raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
     return tuple(
         artifacts.save(value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id)
-        for value in _outputs(call, result)
+        for value in _outputs(call.name, function, result)
     )
 
 
-def _outputs(call: StepCall, result: Any) -> tuple[Any, ...]:
+_declared = functools.lru_cache(maxsize=None)(outputs_of)  # the annotations do not travel: not all of them pickle
+
+
+def _outputs(name: str, function: Callable[..., Any], result: Any) -> tuple[Any, ...]:
+    outputs, is_multiple = _declared(function, name)
     values = (result,)
-    if call.is_multiple:
-        if not isinstance(result, tuple | list) or len(result) != len(call.outputs):
-            names = ", ".join(o.name for o in call.outputs)
+    if is_multiple:
+        if not isinstance(result, tuple | list) or len(result) != len(outputs):
+            names = ", ".join(o.name for o in outputs)
             got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
-            raise _OutputError(f"step {call.name!r} declares {len(call.outputs)} outputs ({names}) and returned {got}")
+            raise _OutputError(f"step {name!r} declares {len(outputs)} outputs ({names}) and returned {got}")
         values = tuple(result)
-    for output, value in zip(call.outputs, values, strict=True):
+    for output, value in zip(outputs, values, strict=True):
         if output.annotation is not None and not fits(value, output.annotation):
             raise _OutputError(
-                f"step {call.name!r}: output {output.name!r} is annotated {describe(output.annotation)}, and the step "
+                f"step {name!r}: output {output.name!r} is annotated {describe(output.annotation)}, and the step "
                 f"returned {type(value).__name__}: {str(value)[:80]}; correct the annotation or the return value"
             )
         if output.annotation is type(None) and value is not None:
-            raise _OutputError(f"step {call.name!r} is annotated to return None and returned {type(value).__name__}")
+            raise _OutputError(f"step {name!r} is annotated to return None and returned {type(value).__name__}")
     return values
 
 

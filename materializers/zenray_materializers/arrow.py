@@ -75,7 +75,7 @@ class ArrayMaterializer(Materializer):
         if isinstance(value, pa.ChunkedArray):
             write_table(pa.table({"value": value}), writer)
         else:
-            array = pa.array([value], value.type) if isinstance(value, pa.Scalar) else value
+            array = pa.repeat(value, 1) if isinstance(value, pa.Scalar) else value
             write_batch(pa.record_batch([array], names=["value"]), writer)
         return None
 
@@ -105,7 +105,8 @@ class SchemaMaterializer(InlineMaterializer):
             schema = pa.schema([pa.field("value", value)])
         elif isinstance(value, pa.Field):
             schema = pa.schema([value])
-        return {"text": str(value), "ipc": base64.b64encode(_sorted(schema).serialize()).decode()}
+        schema = _sorted(schema)
+        return {"text": str(schema), "ipc": base64.b64encode(schema.serialize()).decode()}
 
     def from_json(self, raw: Json, cls: type) -> Any:
         """Return the schema, field or type."""

@@ -10,6 +10,7 @@ https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 import base64
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -112,7 +113,9 @@ def _write(data: _Array, name: str, writer: ArtifactWriter) -> None:
         if data.dtype.names is None and (data.flags.c_contiguous or data.flags.f_contiguous):
             _write_contiguous(data, file)
         else:
-            np.lib.format.write_array(file, _without_padding_bytes(data), allow_pickle=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # names of fields that NumPy before 1.17 cannot read
+                np.lib.format.write_array(file, without_padding_bytes(data), allow_pickle=False)
 
 
 def _write_contiguous(data: _Array, file: IO[bytes]) -> None:
@@ -128,13 +131,13 @@ def _write_contiguous(data: _Array, file: IO[bytes]) -> None:
         file.write(raw[start : start + _WRITE_BYTES])
 
 
-def _without_padding_bytes(data: _Array) -> _Array:
+def without_padding_bytes(data: _Array) -> _Array:
     """Return a record array whose bytes between the fields are zero: they are whatever was in memory before."""
     if data.dtype.names is None or _field_bytes(data.dtype) == data.dtype.itemsize:
         return data
     clean = np.zeros(data.shape, data.dtype)
     for name in data.dtype.names:
-        clean[name] = _without_padding_bytes(data[name])
+        clean[name] = without_padding_bytes(data[name])
     return clean
 
 
@@ -182,9 +185,11 @@ class NumpyScalarMaterializer(InlineMaterializer):
     def from_json(self, raw: Json, cls: type) -> Any:
         """Return the scalar."""
         dtype, content = raw
-        if isinstance(content, dict):
-            return np.frombuffer(base64.b64decode(content["base64"]), dtype, 1)[0] if content["base64"] else cls()
-        return np.dtype(dtype).type(content)
+        if not isinstance(content, dict):
+            return np.dtype(dtype).type(content)
+        if not np.dtype(dtype).itemsize:
+            return cls()
+        return np.frombuffer(base64.b64decode(content["base64"]), dtype, 1)[0]
 
 
 class NumpyDtypeMaterializer(InlineMaterializer):

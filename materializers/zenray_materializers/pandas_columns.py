@@ -25,7 +25,7 @@ def encode(array: Any, *, where: str) -> tuple[Any, Json]:
 
 def _encode(array: Any, where: str) -> tuple[Any, Json]:
     dtype = array.dtype
-    if isinstance(dtype, np.dtype):
+    if type(array) is pd.arrays.NumpyExtensionArray or isinstance(dtype, np.dtype):
         return _encode_numpy(array.to_numpy(), where)
     if isinstance(dtype, pd.CategoricalDtype):
         codes = np.asarray(array.codes)
@@ -54,7 +54,9 @@ def _encode(array: Any, where: str) -> tuple[Any, Json]:
         return array.__arrow_array__(), {"kind": "arrow"}
     if not (hasattr(dtype, "__from_arrow__") and hasattr(array, "__arrow_array__")):
         raise MaterializerError(f"{where} has the dtype {dtype}, which Arrow cannot hold; convert it with .astype(...)")
-    return pa.array(array), {"kind": "extension", "name": str(dtype)}
+    values = pa.array(array)
+    # Arrow's own storage of intervals and periods: dictionaries of extension types do not survive a file.
+    return getattr(values, "storage", values), {"kind": "extension", "name": str(dtype)}
 
 
 def _encode_numpy(values: Any, where: str) -> tuple[Any, Json]:
@@ -80,14 +82,6 @@ def _encode_objects(values: Any, where: str) -> tuple[Any, Json]:
     return pa.array(cells, pa.large_binary()).cast(pa.large_string()), {"kind": "json"}
 
 
-def prepare(described: Json) -> None:
-    """Have pandas register its Arrow types for a dtype, which it does no earlier than it writes one."""
-    if described["kind"] == "extension":
-        pa.array(pd.array([], dtype=described["name"]))
-    elif described["kind"] == "category":
-        prepare(described["categories"])
-
-
 def decode(column: Any, described: Json) -> Any:
     """Return a series of the dtype that was described, in memory of its own."""
     kind = described["kind"]
@@ -111,6 +105,10 @@ def decode(column: Any, described: Json) -> Any:
         dtype = pd.ArrowDtype(column.type)
     else:
         dtype = pd.api.types.pandas_dtype(described["name"])
+        kind_in_arrow = pa.array(pd.array([], dtype=dtype)).type
+        if isinstance(kind_in_arrow, pa.BaseExtensionType):
+            chunks = [pa.ExtensionArray.from_storage(kind_in_arrow, chunk) for chunk in column.chunks]
+            column = pa.chunked_array(chunks, kind_in_arrow)
     return pd.Series(dtype.__from_arrow__(column), dtype=dtype, copy=kind == "extension")
 
 
@@ -128,7 +126,6 @@ def _decode_numpy(column: Any, described: Json) -> Any:
 
 
 def _decode_category(column: Any, described: Json) -> Any:
-    prepare(described["categories"])
     table = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     if isinstance(table, pa.ChunkedArray):
         table = table.chunk(0)

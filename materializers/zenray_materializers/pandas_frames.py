@@ -19,7 +19,7 @@ from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer
 from zenray.model import Json
 from zenray_materializers.arrow import read_table, write_table
 from zenray_materializers.numpy_arrays import statistics
-from zenray_materializers.pandas_columns import decode, encode, prepare
+from zenray_materializers.pandas_columns import decode, encode
 from zenray_materializers.plain import InlineMaterializer
 from zenray_materializers.preview import MAX_CELL, MAX_COLUMNS, MAX_ROWS, SAMPLE_ROWS, brief, cut, text_table
 from zenray_materializers.tree import Decoder, Encoder
@@ -133,7 +133,7 @@ class PandasScalarMaterializer(InlineMaterializer):
             return None
         if isinstance(value, pd.Timestamp):
             naive = value.tz_convert("UTC").tz_localize(None) if value.tz else value
-            return [int(naive.asm8.view("int64")), value.unit, _encode(value.tz), value.fold]
+            return [int(naive.asm8.view("int64")), value.unit, _encode(value.tz)]
         if isinstance(value, pd.Timedelta):
             return [int(value.asm8.view("int64")), value.unit]
         if isinstance(value, pd.Period):
@@ -177,8 +177,6 @@ def _write(
 
 def _read(reader: ArtifactReader, metadata: Mapping[str, Json], *, file: str = "data.arrow") -> tuple[Any, list[Any]]:
     dtypes = metadata["dtypes"]
-    for dtype in [*dtypes, *metadata["index"]["dtypes"]]:
-        prepare(dtype)
     table = read_table(reader, name=file)
     index = _load_index(metadata["index"], table.columns[len(dtypes) :])
     return index, [decode(column, dtype) for column, dtype in zip(table.columns, dtypes, strict=False)]
@@ -190,7 +188,7 @@ def _index_levels(index: Any) -> tuple[list[tuple[Any, Json]], dict[str, Json]]:
         return [], facts | {"range": [index.start, index.stop, index.step]}
     if isinstance(index, pd.MultiIndex):
         levels = [encode(index.get_level_values(i).array, where=f"index level {i}") for i in range(index.nlevels)]
-        return levels, facts
+        return levels, facts | {"is_multi": True}
     freq = getattr(index, "freq", None) if isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex) else None
     if freq is not None:
         if to_offset(freq.freqstr) != freq:
@@ -204,7 +202,7 @@ def _load_index(facts: Mapping[str, Json], columns: list[Any]) -> Any:
     if "range" in facts:
         return pd.RangeIndex(*facts["range"], name=names[0])
     levels = [decode(column, dtype) for column, dtype in zip(columns, facts["dtypes"], strict=True)]
-    if len(levels) != 1 or len(names) != 1:
+    if "is_multi" in facts:
         return pd.MultiIndex.from_arrays(levels, names=names)
     index = pd.Index(levels[0].array, dtype=levels[0].dtype, name=names[0], copy=False)
     if "freq" in facts:

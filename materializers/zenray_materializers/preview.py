@@ -62,6 +62,8 @@ def _pieces(value: Any, depth: int) -> Iterator[str]:
         opening = "{" if kind is dict else f"{kind.__name__}({{"
         pairs = ([_pieces(k, depth - 1), _pieces(v, depth - 1)] for k, v in value.items())
         yield from _joined(opening, pairs, len(value), "}" if kind is dict else "})")
+    elif isinstance(value, type):
+        yield f"<class {value.__module__}.{value.__qualname__}>"
     elif isinstance(value, Enum):
         yield str(value)
     elif dataclasses.is_dataclass(value) or hasattr(kind, "__pydantic_fields__"):

@@ -15,6 +15,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import sklearn
 import skops
 from sklearn.exceptions import InconsistentVersionWarning
@@ -24,6 +25,7 @@ from skops.io.exceptions import UnsupportedTypeException
 from zenray.errors import MaterializerError
 from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer, load_class, type_name
 from zenray.model import Json
+from zenray_materializers.numpy_arrays import without_padding_bytes
 from zenray_materializers.preview import brief
 
 _FILE = "estimator.skops"
@@ -102,6 +104,8 @@ def _canonical(data: bytes) -> bytes:
     for node in _nodes(schema):
         if node["__loader__"] == "SetNode":
             node["content"].sort(key=_without_ids)
+        elif node["__loader__"] == "DictNode" and "_stop_words_id" in node["content"]:
+            node["content"]["_stop_words_id"]["content"] = "0"  # an address, that a vectorizer finds out of date anyway
     ids: dict[int, int] = {}
     names: dict[str, str] = {}
     for node in _nodes(schema):
@@ -114,9 +118,18 @@ def _canonical(data: bytes) -> bytes:
             node["file"] = names.setdefault(node["file"], f"{len(names)}.{suffix}")
         if node["__loader__"] == "FunctionNode":
             _name_function(node)
-    return _zipped(
-        {_SCHEMA: json.dumps(schema, separators=(",", ":")).encode()} | {n: parts[o] for o, n in names.items()}
-    )
+    text = json.dumps(schema, separators=(",", ":")).encode()
+    return _zipped({_SCHEMA: text} | {name: _clean(parts[old]) for old, name in names.items()})
+
+
+def _clean(part: bytes) -> bytes:
+    """Return a part with the bytes between the fields of records zeroed: the nodes of trees have some."""
+    if b"'descr': [" not in part[:128]:
+        return part
+    target = io.BytesIO()
+    records = np.lib.format.read_array(io.BytesIO(part), allow_pickle=False)
+    np.lib.format.write_array(target, without_padding_bytes(records), allow_pickle=False)
+    return target.getvalue()
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

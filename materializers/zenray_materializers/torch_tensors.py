@@ -133,6 +133,9 @@ def read_tensors(reader: ArtifactReader, name: str) -> dict[str, Any]:
     tensors = {}
     for key, facts in header.items():
         start, end = facts["data_offsets"]
+        if start == end:
+            tensors[key] = torch.empty(facts["shape"], dtype=_DTYPES[facts["dtype"]])
+            continue
         raw = torch.from_numpy(np.frombuffer(data[start:end], np.uint8).copy())
         tensors[key] = raw.view(_DTYPES[facts["dtype"]]).reshape(facts["shape"])
     return tensors

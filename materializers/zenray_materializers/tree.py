@@ -228,7 +228,7 @@ def is_text(value: str) -> bool:
 
 
 def _str(value: str) -> Json:
-    return value if is_text(value) else {"$str": value.encode("utf-16-be", "surrogatepass").hex()}
+    return value if is_text(value) else {"$str": value.encode("utf-8", "surrogatepass").hex()}
 
 
 def _int(value: int) -> Json:
@@ -355,7 +355,7 @@ _CONTAINERS: dict[type, Callable[[Encoder, Any], Json]] = {
 }
 
 _DECODERS: dict[str, Callable[[Decoder, Any], Any]] = {
-    "$str": lambda _, v: bytes.fromhex(v).decode("utf-16-be", "surrogatepass"),
+    "$str": lambda _, v: bytes.fromhex(v).decode("utf-8", "surrogatepass"),
     "$int": lambda _, v: int(v, 16),
     "$float": lambda _, v: _load_float(v),
     "$complex": lambda _, v: complex(*v),

@@ -37,6 +37,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv(local_cluster.IDLE_VARIABLE, raising=False)
     yield tmp_path
     local_cluster.down()
+    local_cluster._place().lock.unlink(missing_ok=True)
 
 
 def run(code: str, *, timeout_s: float = 40) -> str:

@@ -480,3 +480,16 @@ def test_unknown_names_say_what_is_known() -> None:
         _ = run.steps["parts"].output
     with pytest.raises(NotFoundError, match="'half'"):
         run.steps["parts"].outputs["hal"]
+
+
+def test_classes_known_to_type_checkers_only_leave_names_and_other_annotations_intact() -> None:
+    @step
+    def fit(data: "Unknown", n: int) -> tuple[Annotated["Unknown", "model"], Annotated[int, "rows"]]:  # noqa: F821
+        return [data], n
+
+    @pipeline
+    def unresolved():
+        fit("x", 3)
+
+    assert list(unresolved().steps["fit"].outputs) == ["model", "rows"]
+    assert fit.annotations["n"] is int

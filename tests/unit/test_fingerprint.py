@@ -1,5 +1,7 @@
 """What changes a fingerprint, what does not, and what makes it say that it cannot know."""
 
+# ruff: noqa: E501 - a case of a table stays on one line
+
 import importlib
 import os
 import subprocess
@@ -214,3 +216,275 @@ def test_a_change_of_behaviour_changes_the_digest(take: Take, name: str) -> None
     assert before.problems == after.problems == ()
     assert before.digest != after.digest
     assert take(text).digest == before.digest
+
+
+# Each has other modules too: the module main, the others, and the name and edit of the one that changes.
+MODULE_CHANGES: dict[str, tuple[str, dict[str, str], tuple[str, str, str]]] = {
+    "attribute of a module": ("import a\ndef f(): return a.g()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "module of a package": ("import p.a\ndef f(): return p.a.g()", {"p__init": "", "p__in__a": "def g(): return 1"}, ("p__in__a", "1", "2")),
+    "module in a folder": ("import p.a\ndef f(): return p.a.g()", {"p__in__a": "def g(): return 1"}, ("p__in__a", "1", "2")),
+    "base class elsewhere": ("import a\nclass C(a.B): pass\ndef f(): return C().g()", {"a": "class B:\n def g(s): return 1"}, ("a", "1", "2")),
+    "module passed on": ("import a\ndef f(): return [a]", {"a": "X = 1"}, ("a", "1", "2")),
+    "getattr of a module": ("import a\ndef f(n): return getattr(a, n)", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "namespace of a module": ("import a\ndef f(n): return a.__dict__[n]", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "vars of a module": ("import a\ndef f(n): return vars(a)[n]", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "alias in a local": ("import a\ndef f():\n m = a\n return m.g()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "choice of a module": ("import a, b\ndef f(x): return (a if x else b).X", {"a": "X = 1", "b": "X = 1"}, ("b", "1", "2")),
+    "module in a dict": ("import a\nD = {'a': a}\ndef f(): return D['a'].X", {"a": "X = 1"}, ("a", "1", "2")),
+    "module in a class": ("import a\nclass C: m = a\ndef f(): return C.m.X", {"a": "X = 1"}, ("a", "1", "2")),
+    "module __getattr__": ("import a\ndef f(): return a.anything", {"a": "def __getattr__(n): return 1"}, ("a", "1", "2")),
+    "import in the body": ("def f():\n import a\n return a.g()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "import in the body, renamed": ("def f():\n import a as b\n return b.g()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "import in the body, dotted": ("def f():\n import p.a\n return p.a.g()", {"p__init": "", "p__in__a": "def g(): return 1"}, ("p__in__a", "1", "2")),
+    "import in the body, dotted and renamed": ("def f():\n import p.a as b\n return b.g()", {"p__init": "", "p__in__a": "def g(): return 1"}, ("p__in__a", "1", "2")),
+    "import of names in the body": ("def f():\n from a import g as h\n return h()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "import of a module in the body": ("def f():\n from p import a\n return a.g()", {"p__init": "", "p__in__a": "def g(): return 1"}, ("p__in__a", "1", "2")),
+    "package of an import in the body": ("def f():\n from p.a import g\n return g()", {"p__init": "import random\nrandom.seed(1)", "p__in__a": "def g(): return 1"}, ("p__init", "1", "2")),
+    "import in a branch": ("def f(x):\n if x:\n  import a\n else:\n  import b as a\n return a.X", {"a": "X = 1", "b": "X = 1"}, ("b", "1", "2")),
+    "import in a nested function": ("def f():\n import a\n def g(): return a.X\n return g()", {"a": "X = 1"}, ("a", "1", "2")),
+    "import in a lambda's helper": ("g = lambda: __import__('a').X\ndef f(): return g()", {"a": "X = 1"}, ("a", "1", "2")),
+    "import_module": ("import importlib\ndef f(): return importlib.import_module('a').X", {"a": "X = 1"}, ("a", "1", "2")),
+    "loaded module imported in the body": ("import a\ndef f():\n import a\n return a.g()", {"a": "def g(): return 1"}, ("a", "1", "2")),
+    "loaded constant imported in the body": ("import a\ndef f():\n from a import X\n return X", {"a": "X = 1"}, ("a", "1", "2")),
+    "module set up by another": ("import a, b\ndef f(): return a.X", {"a": "X = 0", "b": "import a\na.X = 1"}, ("b", "1", "2")),
+    "import of an import in the body": ("def f():\n import a\n return a.g()", {"a": "from b import g", "b": "def g(): return 1"}, ("b", "1", "2")),
+    "import in a function of an import in the body": ("def f():\n import a\n return a.g()", {"a": "def g():\n import b\n return b.X", "b": "X = 1"}, ("b", "1", "2")),
+    "loaded import of an import in the body": ("import b\ndef f():\n import a\n return a.g()", {"a": "import b\ndef g(): return b.X", "b": "X = 1"}, ("b", "1", "2")),
+    "seed in an imported module": ("import random, a\ndef f(): return random.random()", {"a": "import random\nrandom.seed(1)"}, ("a", "1", "2")),
+    "seed in a package": ("import random\nfrom p.a import g\ndef f(): return g()", {"p__init": "import random\nrandom.seed(1)", "p__in__a": "import random\ndef g(): return random.random()"}, ("p__init", "1", "2")),
+    "seed behind two imports": ("import random, a\ndef f(): return random.random()", {"a": "import b", "b": "import random\nrandom.seed(1)"}, ("b", "1", "2")),
+    "star import of a star import": ("from a import *\ndef f(): return g()", {"a": "from b import *", "b": "def g(): return 1"}, ("b", "1", "2")),
+    "base of a metaclass elsewhere": ("import a\nclass C(metaclass=a.M): pass\ndef f(): return C.x", {"a": "class M(type):\n @property\n def x(c): return 1"}, ("a", "1", "2")),
+    "closure made elsewhere": ("import a\ng = a.make(1)\ndef f(): return g()", {"a": "def make(n): return lambda: n + 1"}, ("a", "n + 1", "n + 2")),
+    "type of a cause": ("import a\ndef f():\n try: raise a.E\n except a.E as e: return str(e)", {"a": "class E(Exception):\n def __str__(s): return '1'"}, ("a", "1", "2")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULE_CHANGES)
+def test_a_change_in_another_module_changes_the_digest(take: Take, name: str) -> None:
+    main, others, (edited, old, new) = MODULE_CHANGES[name]
+    before = take(main, **others)
+    after = take(main, **{**others, edited: others[edited].replace(old, new)})
+    assert before.problems == after.problems == ()
+    assert before.digest != after.digest
+    assert take(main, **others).digest == before.digest
+
+
+NEUTRAL: dict[str, tuple[str, str, str]] = {
+    "comment": ("def f():\n return 1", "return 1", "return 1  # one"),
+    "docstring": ("def f():\n 'doc'\n return 1", "'doc'", "'other'"),
+    "docstring that is also a value": ("def f():\n 'doc'\n return 'x'", "'doc'", "'x'"),
+    "docstring of a class": ("class C:\n 'doc'\ndef f(): return C()", "'doc'", "'other'"),
+    "docstring of a method": ("class C:\n def g(s):\n  'doc'\ndef f(): return C()", "'doc'", "'other'"),
+    "docstring of a nested class": ("def f():\n class C:\n  'doc'\n return C", "'doc'", "'other'"),
+    "lines": ("def f(x):\n return [i for i in x if i and (i or x)]", " if i and (i or x)", "\n  if i\n  and (i\n  or x)"),
+    "line above": ("def f(): return 1", "def f", "\n\n\ndef f"),
+    "local": ("def f():\n a = 1\n return a", "a", "abc"),
+    "local of a comprehension": ("def f(x): return {k: v for k, v in x}", "k", "key"),
+    "annotation": ("def f(x: int): return x", ": int", ""),
+    "returned annotation": ("def f(x) -> int: return x", " -> int", ""),
+    "annotation of a class that is in use": ("class C: pass\ndef f(x): return C()", "(x)", "(x: C)"),
+    "annotation of a method": ("class C:\n def g(s, x: int): return x\ndef f(): return C()", "int", "str"),
+    "future import": ("def f(): return 1", "def f", "from __future__ import annotations\ndef f"),
+    "helper renamed": ("def g(): return 1\ndef f(): return g()", "g()", "h()"),
+    "module renamed in the import": ("import math\ndef f(): return math.pi", "import math\ndef f(): return math.pi", "import math as m\ndef f(): return m.pi"),
+    "constant renamed": ("X = 1\ndef f(): return X", "X", "Y"),
+    "value of a constant computed": ("X = 60 * 60\ndef f(): return X", "60 * 60", "3600"),
+    "unused global": ("X = 1\ndef f(): return 1", "X = 1", "X = 2"),
+    "unused method of another class": ("class C:\n def g(s): return 1\ndef f(): return 1", "return 1\ndef", "return 2\ndef"),
+    "methods reordered": ("class C:\n def a(s): return 1\n def b(s): return 2\ndef f(): return C()", "def a(s): return 1\n def b(s): return 2", "def b(s): return 2\n def a(s): return 1"),
+    "print at import": ("def f(): return 1", "def f", "print('hello')\ndef f"),
+    "decorated helper that is unused": ("import functools\n@functools.lru_cache\ndef g(): return 1\ndef f(): return 1", "def g(): return 1", "def g(): return 2"),
+    "dataclass that is unused": ("from dataclasses import dataclass\n@dataclass\nclass C: x: int = 1\ndef f(): return 1", "int = 1", "int = 2"),
+    "own registry that is unused": ("R = {}\ndef reg(g):\n R[g.__name__] = g\n return g\n@reg\ndef a(): return 1\ndef f(): return 3", "return 1", "return 2"),
+    "guarded by the type checker": ("from typing import TYPE_CHECKING\ndef f(): return 1", "def f", "if TYPE_CHECKING:\n import abc\ndef f"),
+    "main guard": ("def f(): return 1\nif __name__ == '__main__': print(1)", "print(1)", "print(f())"),
+    "set written in another order": ("X = {'a', 'b', 'c'}\ndef f(): return X", "'a', 'b', 'c'", "'c', 'b', 'a'"),
+    "call of a cached helper": ("import functools\n@functools.lru_cache\ndef g(): return 1\ndef f(): return g()", "def f", "X = g()\ndef f"),
+    "lock": ("import threading\nL = threading.Lock()\ndef f(): return L", "def f", "X = L.acquire()\ndef f"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NEUTRAL)
+def test_an_edit_without_effect_leaves_the_digest(take: Take, name: str) -> None:
+    text, old, new = NEUTRAL[name]
+    assert old in text
+    assert take(text).digest == take(text.replace(old, new)).digest
+
+
+PROBLEMS: dict[str, tuple[str, str]] = {
+    "open file": ("import os\nX = open(os.devnull)\ndef f(): return X", "main.X"),
+    "generator": ("X = (i for i in [1])\ndef f(): return next(X)", "main.X"),
+    "thread-local": ("import threading\nX = threading.local()\ndef f(): return X", "main.X"),
+    "exec": ("def f(x): exec(x)", "exec"),
+    "computed import": ("import importlib\ndef f(x): return importlib.import_module(x)", "computed"),
+    "import through the builtin": ("def f(x): return __import__(x)", "computed"),
+    "table of modules": ("import sys\ndef f(x): return sys.modules[x]", "sys.modules"),
+    "path of a script": ("import runpy\ndef f(x): return runpy.run_path(x)", "run_path"),
+    "import of import_module": ("def f(x):\n from importlib import import_module\n return import_module(x)", "import_module"),
+    "object without content": ("import weakref\nclass C: pass\nX = weakref.ref(C)\ndef f(): return X", "main.X"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file")
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_cannot_be_followed_is_a_problem_that_names_it(take: Take, name: str) -> None:
+    text, word = PROBLEMS[name]
+    found = take(text)
+    assert found.problems
+    assert word in found.problems[0]
+
+
+def test_the_digest_is_the_same_in_processes_with_other_hash_seeds(tmp_path: Path) -> None:
+    texts = [text for text, _, _ in [*CHANGES.values(), *NEUTRAL.values()]]
+    for number, text in enumerate(texts):
+        (tmp_path / f"m{number}.py").write_text(text)
+    program = (
+        "import importlib, sys, warnings\nfrom zenray.fingerprint import fingerprint\nwarnings.simplefilter('ignore')\n"
+        f"for n in range({len(texts)}):\n    print(n, fingerprint(importlib.import_module(f'm{{n}}').f).digest)\n"
+    )
+    printed = [_run(program, tmp_path, PYTHONHASHSEED=seed) for seed in ("1", "2")]
+    assert printed[0].count("\n") >= len(texts)
+    assert printed[0] == printed[1]
+
+
+def _run(program: str, folder: Path, **environment: str) -> str:
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), root)), **environment}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_script_and_the_module_of_the_same_file_have_the_same_digest(tmp_path: Path) -> None:
+    text = (
+        "import logging\nfrom dataclasses import dataclass\nlog = logging.getLogger('x')\n@dataclass\nclass C: x: int = 1\n"
+        "def g(): return C(), __name__\ndef f():\n class D: pass\n return g(), D\n"
+        "if __name__ == '__main__':\n    from zenray.fingerprint import fingerprint\n    print(fingerprint(f).digest)\n"
+    )
+    (tmp_path / "both.py").write_text(text)
+    as_script = _run("import runpy, sys; sys.argv = ['both.py']", tmp_path)
+    script = subprocess.run(
+        [sys.executable, str(tmp_path / "both.py")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    module = _run(
+        "import both; from zenray.fingerprint import fingerprint; print(fingerprint(both.f).digest)", tmp_path
+    )
+    assert as_script == ""
+    assert script == module
+
+
+def test_the_digest_does_not_depend_on_the_folder_even_where_a_constant_is_a_path(take: Take) -> None:
+    text = (
+        "from pathlib import Path\nROOT = Path(__file__).parent / 'data'\nTEXT = str(ROOT)\ndef f(): return ROOT, TEXT"
+    )
+    assert take(text).digest == take(text).digest
+    assert take(text).digest != take(text.replace("'data'", "'other'")).digest
+
+
+def test_a_file_that_was_edited_after_its_import_is_a_problem(take: Take) -> None:
+    text = "def g(): return 1\ndef f(): return g()\n"
+    assert take(text).problems == ()
+    module = sys.modules["main"]
+    assert module.__file__ is not None
+    Path(module.__file__).write_text("# a comment, which moves lines\n" + text)
+    assert fingerprint(module.f).problems == ()
+    Path(module.__file__).write_text(text.replace("return 1", "return 2"))
+    assert "main.g changed on disk" in fingerprint(module.f).problems[0]
+
+
+def test_code_without_a_source_is_followed_through_its_code_object() -> None:
+    def made(number: int) -> Any:
+        namespace: dict[str, Any] = {"__name__": "a_cell_that_is_gone"}
+        exec(f"def g(): return {number}\ndef f(): return g()", namespace)
+        return namespace["f"]
+
+    assert fingerprint(made(1)).problems == ()
+    assert fingerprint(made(1)).digest == fingerprint(made(1)).digest
+    assert fingerprint(made(1)).digest != fingerprint(made(2)).digest
+
+
+def test_globals_are_read_anew_each_time(take: Take) -> None:
+    take("X = 1\ndef f(): return X")
+    module = sys.modules["main"]
+    one = Fingerprinter()
+    before = one(module.f)
+    module.X = 2  # type: ignore[attr-defined]
+    after = one(module.f)
+    assert before.digest != after.digest
+    assert before.source_digest == after.source_digest
+    assert one(module.f) == after
+
+
+def test_the_source_digest_changes_with_a_helper_and_with_which_helper_is_called_where(take: Take) -> None:
+    text = "def a(): return 1\ndef b(): return 2\ndef f(): return a() - b()"
+    sources = {take(t).source_digest for t in (text, text.replace("1", "3"), text.replace("a() - b()", "b() - a()"))}
+    assert len(sources) == 3
+
+
+def test_the_source_digest_does_not_depend_on_which_modules_are_loaded_already(take: Take) -> None:
+    files = {"a": "def g(): return 1"}
+    unloaded = take("def f():\n from a import g\n return g()", **files)
+    loaded = take("import a\ndef f():\n from a import g\n return g()", **files)
+    assert unloaded.source_digest == loaded.source_digest
+
+
+def test_parts_name_what_the_code_uses(take: Take) -> None:
+    found = take(
+        "import numpy\nfrom a import g\nLIMIT = 3\nclass C:\n def m(s): return LIMIT\n"
+        "def f(): return g(), C(), numpy.pi, missing",
+        a="def g(): return 1",
+    )
+    named = {(part.kind, part.name) for part in found.parts}
+    assert named >= {
+        ("step", "main.f"),
+        ("function", "a.g"),
+        ("class", "main.C"),
+        ("function", "main.C.m"),
+        ("constant", "main.LIMIT"),
+        ("distribution", "numpy"),
+        ("unresolved", "missing"),
+        ("python", "python"),
+    }
+    assert {part.file for part in found.parts if part.name == "a.g"} == {"a.py"}
+
+
+def test_an_edit_of_a_helper_or_constant_changes_only_the_part_of_that_name(take: Take) -> None:
+    text = "X = 1\ndef h(): return 1\ndef g(): return h()\ndef f(): return g(), X"
+    before = set(take(text).parts)
+    assert {part.name for part in before ^ set(take(text.replace("h(): return 1", "h(): return 2")).parts)} == {
+        "main.h"
+    }
+    assert {part.name for part in before ^ set(take(text.replace("X = 1", "X = 2")).parts)} == {"main.X"}
+
+
+def test_a_distribution_is_found_by_name_by_its_files_and_inside_of_a_namespace(tmp_path: Path) -> None:
+    packages = tmp_path / "site-packages"
+    files = {
+        "plain/__init__.py": "plain-1.2.dist-info",
+        "fp_other.py": "named_differently-3.0.dist-info",
+        "fp_space/inner/__init__.py": "fp_space_inner-4.5.dist-info",
+    }
+    for file, metadata in files.items():
+        (packages / file).parent.mkdir(parents=True, exist_ok=True)
+        (packages / file).write_text("")
+        (packages / metadata).mkdir()
+        (packages / metadata / "RECORD").write_text(f"{file},,\n")
+    program = (
+        "from zenray.fingerprint import distribution_of as d\n"
+        "print(d('plain'), d('fp_other'), d('fp_space.inner'), d('fp_space.inner.name'), d('os'), d('nowhere'))"
+    )
+    expected = (
+        "('plain', '1.2') ('named_differently', '3.0') ('fp_space_inner', '4.5') ('fp_space_inner', '4.5') None None"
+    )
+    assert _run(program, packages).strip() == expected
+
+
+def test_a_distribution_of_this_process_has_its_version() -> None:
+    assert distribution_of("yaml") == ("pyyaml", importlib.import_module("yaml").__version__)
+    assert distribution_of("numpy.linalg") == ("numpy", importlib.import_module("numpy").__version__)
+    assert distribution_of("zenray") is None

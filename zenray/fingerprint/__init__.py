@@ -30,7 +30,11 @@ class Fingerprinter:
 
     def __call__(self, target: Callable[..., Any] | type) -> Fingerprint:
         """Return the fingerprint of a step, function or class as it is loaded in this process."""
-        return Closure(self._forms, self._sources).walk(target)
+        try:
+            return Closure(self._forms, self._sources).walk(target)
+        except Exception as error:  # noqa: BLE001  objects of the project may raise anything when they are looked at
+            name = getattr(target, "__qualname__", repr(target))
+            return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",))
 
 
 def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:

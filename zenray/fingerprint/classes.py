@@ -32,6 +32,11 @@ def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
     return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], _METHODS) else (False, ""))
 
 
+def sees_order(metaclass: type) -> bool:
+    """Tell whether a metaclass may look at the order in which a class was written."""
+    return any("__prepare__" in vars(base) for base in inspect.getmro(metaclass) if base is not type)
+
+
 def class_annotations(cls: type) -> dict[str, Any]:
     """Return the annotations of a class's own fields."""
     try:

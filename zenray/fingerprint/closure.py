@@ -302,7 +302,7 @@ class Closure:
         self._annotations(cls, namespace, name, form)
         modules = {getattr(base, "__module__", None) for base in (*cls.__mro__, *inspect.getmro(type(cls)))}
         is_ordered = any(isinstance(m, str) and self._is_installed(m) for m in modules)
-        entries = classes.entries(cls, is_ordered=is_ordered or "__prepare__" in vars(type(cls)))
+        entries = classes.entries(cls, is_ordered=is_ordered or classes.sees_order(type(cls)))
         for key, value in entries:
             form.text(key)
             self._values.write(value, form, f"{name}.{key}")
@@ -342,7 +342,7 @@ class Closure:
         self._add("module", name, digest_bytes(form.own), file=thing.code.co_filename)
 
     def _visit_import_time(self, module: types.ModuleType) -> None:
-        file = getattr(module, "__file__", None)
+        file = vars(module).get("__file__")
         source = self._sources.read(file) if file else None
         if source is None:
             return

@@ -62,10 +62,11 @@ def origin_of_module(module: ModuleType) -> Origin:
 
 def module_file(module: ModuleType) -> str | None:
     """Return the file of a module; for a package without ``__init__`` a path inside its first folder."""
-    file = getattr(module, "__file__", None)
+    # Not getattr: a module may have a __getattr__ of its own, and code of the project must not run here.
+    file = vars(module).get("__file__")
     if file is not None:
         return str(file)
-    folders = list(getattr(module, "__path__", ()))
+    folders = list(vars(module).get("__path__") or ())
     return str(Path(folders[0], "__init__.py")) if folders else None
 
 
@@ -94,8 +95,8 @@ def locate(name: str) -> Located | None:
     """Find a module without importing it or its packages; None where there is none."""
     loaded = sys.modules.get(name)
     if loaded is not None:
-        folders = tuple(map(str, getattr(loaded, "__path__", ())))
-        return Located(name, getattr(loaded, "__file__", None), folders, hasattr(loaded, "__path__"))
+        folders = tuple(map(str, vars(loaded).get("__path__") or ()))
+        return Located(name, vars(loaded).get("__file__"), folders, "__path__" in vars(loaded))
     parent, _, _ = name.rpartition(".")
     path: list[str] | None = None
     if parent:

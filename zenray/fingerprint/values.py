@@ -194,7 +194,8 @@ class Values:
             form.text("named", *known)
             self._walk.note_distribution(known[0])
             return
-        if getattr(value, "nbytes", 0) > _SIZE_LIMIT_BYTES:
+        size_bytes = getattr(value, "nbytes", 0)
+        if isinstance(size_bytes, int) and size_bytes > _SIZE_LIMIT_BYTES:
             self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
             return
         self._reduced(value, form, name)
@@ -205,7 +206,7 @@ class Values:
                 self.write(content(value), form, name)
         if isinstance(value, BaseException):
             self.write(value.args, form, name)
-        state = dict(getattr(value, "__dict__", {}))
+        state = dict(vars(value)) if hasattr(value, "__dict__") else {}
         for base in type(value).__mro__:
             slots = base.__dict__.get("__slots__", ())
             for slot in (slots,) if isinstance(slots, str) else slots:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
-from sqlalchemy.exc import DBAPIError
 
 from zenray.errors import MetadataError
 from zenray.metadata.schema import HEAD, REVISIONS, VERSION_TABLE, metadata
@@ -44,7 +43,8 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
         connection.exec_driver_sql(_SERVER_LOCK[engine.dialect.name])  # until the connection is closed
         revision = _revision(connection, name)
         if revision is None:
-            _create(connection, name)
+            _refuse_foreign(connection, name)
+            _create(connection)
         elif revision != HEAD and not is_upgrade_allowed:
             raise MetadataError(
                 f"{name!r} has the tables of an older ZenRay (revision {revision!r}, needed is {HEAD!r}): "
@@ -57,18 +57,18 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
 def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
     if _is_database(path, name):
         with engine.connect() as connection:
-            revision = _revision(connection, name)
-            if revision == HEAD and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
+            is_current = _revision(connection, name) == HEAD
+            if is_current and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal":
                 return
-            if revision is None:
-                _refuse_foreign(connection, name)
     else:
         _make_directory(path.parent)
     with _file_lock(path.with_name(path.name + ".lock")), engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         revision = _revision(connection, name)
         if revision is None:
-            _create(connection, name)
+            _refuse_foreign(connection, name)
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        if revision is None:
+            _create(connection)
         elif revision != HEAD:
             backup = path.with_name(f"{path.name}.{revision or 'empty'}-{time.strftime('%Y%m%dT%H%M%S')}.bak")
             connection.exec_driver_sql("VACUUM INTO ?", (str(backup),))
@@ -96,12 +96,9 @@ def _is_database(path: Path, name: str) -> bool:
 
 def _revision(connection: Connection, name: str) -> str | None:
     """Return the revision of the tables, None where there is no version table; refuse an unknown one."""
-    try:
-        revision = connection.execute(select(_version.c.version_num)).scalar() or _UNVERSIONED
-    except DBAPIError:
-        if inspect(connection).has_table(VERSION_TABLE):
-            raise
+    if not inspect(connection).has_table(VERSION_TABLE):
         return None
+    revision = connection.execute(select(_version.c.version_num)).scalar() or _UNVERSIONED
     if revision != _UNVERSIONED and revision not in REVISIONS:
         raise MetadataError(
             f"{name!r} has tables of revision {revision!r}, and this ZenRay knows {', '.join(REVISIONS)}: they were "
@@ -122,9 +119,8 @@ def _refuse_foreign(connection: Connection, name: str) -> None:
         )
 
 
-def _create(connection: Connection, name: str) -> None:
+def _create(connection: Connection) -> None:
     """Create and stamp the tables; all or nothing, except on MySQL, where every DDL statement commits."""
-    _refuse_foreign(connection, name)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.dialect.name == "sqlite" else "BEGIN")
     metadata.create_all(connection, checkfirst=False)
     _version.create(connection)

@@ -1,0 +1,600 @@
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "import sys; from zenray.cli import main; sys.exit(main())"]
+
+FLOW = """
+import time
+
+import helpers
+from zenray import pipeline, step
+
+
+@step
+def ingest(n: int) -> list[int]:
+    print("reading", n, "rows")
+    return list(range(n))
+
+
+@step
+def clean(rows: list[int]) -> list[int]:
+    return helpers.clean(rows)
+
+
+@step
+def total(rows: list[int], is_broken: bool) -> int:
+    if is_broken:
+        raise ValueError("no good")
+    return sum(rows)
+
+
+@step
+def after(x: int) -> bytes:
+    return b"x" * 10_000
+
+
+@step(cache=False)
+def always(x: int) -> int:
+    return x
+
+
+@step
+def endless(n: int) -> int:
+    print("going on", flush=True)
+    time.sleep(120)
+    return n
+
+
+@pipeline
+def flow(n: int = 3, is_broken: bool = False):
+    return after(total(clean(ingest(n)), is_broken))
+
+
+@pipeline
+def never_cached():
+    return always(1)
+
+
+@pipeline
+def stuck():
+    return endless(1)
+
+
+@pipeline
+def raises():
+    ingest(1).load()
+    raise KeyError("mine")
+
+
+@pipeline
+def wrong():
+    if ingest(1):
+        pass
+"""
+HELPERS = """
+def clean(rows):
+    return [r for r in rows if r > 0]
+"""
+
+
+class Shell:
+    """A user's folder and a home of its own; runs the real command line there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "project"
+        self.home = folder / "home"
+        self.folder.mkdir()
+        self.write("flow.py", FLOW)
+        self.write("helpers.py", HELPERS)
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("ZENRAY_", "RAY_"))}
+        self.environment |= {"ZENRAY_HOME": str(self.home), "ZENRAY_STACK": "inline"}
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    def __call__(self, *arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def json(self, *arguments: str) -> object:
+        return json.loads(self(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def zenray(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    pytest.fail(f"{text!r} never came: {''.join(seen)}")
+
+
+# -- submit ------------------------------------------------------------------------------------------------------------
+
+
+def test_submit_runs_the_named_pipeline_and_says_where(zenray):
+    done = zenray("submit", "flow.py:flow", "-p", "n=4")
+    assert "of pipeline 'flow' on stack 'inline'" in done.stderr.splitlines()[0]
+    assert "reading 4 rows" in done.stdout
+    assert "4 succeeded" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_second_submit_finds_everything_in_the_cache(zenray):
+    zenray("submit", "flow.py:flow")
+    done = zenray("submit", "flow.py:flow")
+    assert "all 4 steps were cached" in done.stderr
+    assert "reading" not in done.stdout
+
+
+def test_no_cache_runs_every_step_again(zenray):
+    zenray("submit", "flow.py:flow")
+    assert "4 succeeded" in zenray("submit", "flow.py:flow", "--no-cache").stderr
+
+
+def test_a_failed_step_ends_with_code_1_and_the_users_traceback_only(zenray):
+    done = zenray("submit", "flow.py:flow", "-p", "is_broken=true", code=1)
+    assert 'raise ValueError("no good")' in done.stderr
+    assert done.stderr.splitlines()[-1] == "error: step 'total' failed in attempt 1: ValueError: no good"
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert f"{os.sep}zenray{os.sep}" not in done.stderr
+    assert "after  skipped (total failed)" in done.stderr
+
+
+def test_an_exception_of_the_pipeline_function_is_shown_from_the_users_line_on(zenray):
+    done = zenray("submit", "flow.py:raises", code=1)
+    assert "KeyError: 'mine'" in done.stderr
+    first = done.stderr[done.stderr.index("Traceback") :].splitlines()[1]
+    assert "flow.py" in first
+    assert "in raises" in first
+    assert "defect" not in done.stderr
+
+
+def test_a_wrong_use_of_an_artifact_names_the_users_line(zenray):
+    done = zenray("submit", "flow.py:wrong", code=2)
+    assert "in wrong" in done.stderr
+    assert "if ingest(1):" in done.stderr
+    assert ".load()" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["flow.py"], "name one: flow.py:"),
+        (["flow.py:flwo"], "did you mean 'flow'"),
+        (["nothing.py"], "there is no file 'nothing.py'"),
+        (["flow.py:flow", "-p", "m=3"], "no parameter 'm'"),
+        (["flow.py:flow", "-p", "n"], "must be NAME=VALUE"),
+        (["flow.py:flow", "-p", "n=many"], "'many' does not fit"),
+        (["flow.py:flow", "--stack", "mars"], "there is no stack 'mars'"),
+        ([], "Missing argument"),
+        (["flow.py:flow", "--nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_ends_with_code_2_and_says_what_is_wrong(zenray, arguments, text):
+    done = zenray("submit", *arguments, code=2)
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_imported_shows_the_users_traceback(zenray):
+    zenray.write("broken_flow.py", "def f():\n    return 1 / 0\n\nf()\n")
+    done = zenray("submit", "broken_flow.py", code=2)
+    lines = done.stderr.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "broken_flow.py" in lines[1]
+    assert "line 4" in lines[1]
+    assert "ZeroDivisionError" in done.stderr
+    assert "importlib" not in done.stderr
+
+
+def test_a_syntax_error_shows_the_line(zenray):
+    zenray.write("broken_flow.py", "x = 1\ndef f(:\n")
+    done = zenray("submit", "broken_flow.py", code=2)
+    assert "def f(:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_traceback_shows_our_own_frames(zenray):
+    assert "load_pipeline" in zenray("submit", "nothing.py", "--traceback", code=2).stderr
+    assert "load_pipeline" in zenray("submit", "nothing.py", code=2, ZENRAY_TRACEBACK="1").stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_code_130_and_is_recorded_as_cancelled(zenray, number):
+    process = zenray.start("submit", "flow.py:stuck")
+    wait_for_line(process, "going on")
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "cancelled" in output
+    assert "Traceback" not in output
+    assert [r["status"] for r in zenray.json("run", "list")] == ["cancelled"]
+
+
+# -- run ---------------------------------------------------------------------------------------------------------------
+
+
+def test_run_list_shows_the_newest_first_and_can_be_narrowed(zenray):
+    zenray("submit", "flow.py:flow")
+    zenray("submit", "flow.py:never_cached")
+    rows = zenray("run", "list").stdout.splitlines()
+    assert rows[0].split()[:3] == ["RUN", "PIPELINE", "STATUS"]
+    assert [row.split()[1] for row in rows[1:]] == ["never_cached", "flow"]
+    assert [r["pipeline"] for r in zenray.json("run", "list", "--limit", "1")] == ["never_cached"]
+    assert [r["pipeline"] for r in zenray.json("run", "list", "--pipeline", "flow")] == ["flow"]
+    assert "did you mean 'flow'" in zenray("run", "list", "--pipeline", "flwo", code=2).stderr
+
+
+def test_run_list_of_an_empty_home_says_how_to_begin(zenray):
+    done = zenray("run", "list")
+    assert done.stdout == ""
+    assert "zenray submit" in done.stderr
+
+
+def test_run_show_tells_status_cache_source_attempts_and_error(zenray):
+    zenray("submit", "flow.py:flow")
+    first = zenray.json("run", "show", "latest")["run_id"]
+    zenray("submit", "flow.py:flow", "-p", "is_broken=true", code=1)
+    text = zenray("run", "show", "latest").stdout
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    assert f"from run {first}" in rows["ingest"]
+    assert "ValueError: no good" in rows["total"]
+    assert re.search(r"failed +[\d.]+ s +1 ", rows["total"])
+    assert "total failed" in rows["after"]
+
+
+def test_a_run_is_found_by_a_unique_beginning_of_its_id(zenray):
+    zenray("submit", "flow.py:flow")
+    run_id = zenray.json("run", "list")[0]["run_id"]
+    assert zenray.json("run", "show", run_id[:-2])["run_id"] == run_id
+    zenray("submit", "flow.py:flow")
+    assert "more than one run" in zenray("run", "show", run_id[:4], code=2).stderr
+    assert "there is no run 'zzz'" in zenray("run", "show", "zzz", code=2).stderr
+
+
+def test_run_logs_prints_what_the_steps_printed(zenray):
+    zenray("submit", "flow.py:flow", "-p", "is_broken=true", code=1)
+    assert zenray("run", "logs", "latest", "ingest").stdout == "reading 3 rows\n"
+    both = zenray("run", "logs", "latest").stdout
+    assert both.startswith("== ingest\nreading 3 rows\n== total\nTraceback")
+    assert "nothing was printed" in zenray("run", "logs", "latest", "clean").stderr
+    assert "did you mean 'clean'" in zenray("run", "logs", "latest", "claen", code=2).stderr
+
+
+def test_run_logs_shows_a_step_that_is_still_running(zenray):
+    process = zenray.start("submit", "flow.py:stuck")
+    try:
+        wait_for_line(process, "going on")
+        assert zenray("run", "logs", "latest", "endless").stdout == "going on\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_whose_process_was_killed_is_shown_as_failed(zenray):
+    process = zenray.start("submit", "flow.py:stuck")
+    wait_for_line(process, "going on")
+    assert [r["status"] for r in zenray.json("run", "list")] == ["running"]
+    process.kill()
+    process.communicate()
+    assert [r["status"] for r in zenray.json("run", "list")] == ["failed"]
+    assert "ended without finishing it" in zenray("run", "show", "latest").stdout
+
+
+def test_explain_says_that_a_first_run_has_no_earlier_one(zenray):
+    zenray("submit", "flow.py:flow")
+    lines = zenray("run", "explain", "latest").stdout.splitlines()
+    assert lines == [f"{s} ran because: there is no earlier run of it" for s in ("ingest", "clean", "total", "after")]
+
+
+def test_explain_names_the_edited_helper_and_what_followed_from_it(zenray):
+    zenray("submit", "flow.py:flow")
+    zenray.write("helpers.py", HELPERS.replace("r > 0", "r > 1"))
+    zenray("submit", "flow.py:flow")
+    lines = zenray("run", "explain", "latest").stdout.splitlines()
+    assert lines[0].startswith("ingest was cached: the result of ingest of run ")
+    assert lines[1] == "clean ran because: function 'helpers.clean' in helpers.py changed"
+    assert "total ran because: argument 'rows' changed (it comes from clean)" in lines
+
+
+def test_explain_compares_with_the_nearest_earlier_run_not_with_the_last(zenray):
+    zenray("submit", "flow.py:flow", "-p", "n=7")
+    zenray.write("helpers.py", HELPERS.replace("r > 0", "r > 1"))
+    zenray("submit", "flow.py:flow", "-p", "n=5")
+    zenray.write("helpers.py", HELPERS)
+    zenray("submit", "flow.py:flow", "-p", "n=5")
+    line = zenray("run", "explain", "latest", "clean").stdout.splitlines()[0]
+    assert line == "clean ran because: function 'helpers.clean' in helpers.py changed"
+
+
+def test_explain_says_when_the_cache_was_not_asked(zenray):
+    zenray("submit", "flow.py:flow")
+    zenray("submit", "flow.py:flow", "--no-cache")
+    text = zenray("run", "explain", "latest", "ingest").stdout
+    assert text == "ingest ran because: the run was started without cache\n"
+    zenray("submit", "flow.py:never_cached")
+    assert zenray("run", "explain", "latest").stdout == "always ran because: the step says cache=False\n"
+
+
+def test_explain_says_that_the_earlier_run_left_no_result(zenray):
+    zenray("submit", "flow.py:flow", "-p", "is_broken=true", code=1)
+    zenray("submit", "flow.py:flow", "-p", "is_broken=true", code=1)
+    assert "left no result: it is failed" in zenray("run", "explain", "latest", "total").stdout
+    assert zenray("run", "explain", "latest", "after").stdout == "after was skipped: total failed\n"
+
+
+# -- artifact ----------------------------------------------------------------------------------------------------------
+
+
+def artifact_of(zenray: Shell, step: str) -> str:
+    return next(a["digest"] for a in zenray.json("artifact", "list") if a["producer"].endswith(f"/{step}"))
+
+
+def test_artifact_show_tells_type_size_producer_consumer_and_files(zenray):
+    zenray("submit", "flow.py:flow")
+    text = zenray("artifact", "show", artifact_of(zenray, "ingest")[:10]).stdout
+    assert re.search(r"^type +builtins.list$", text, re.MULTILINE)
+    assert re.search(r"^made by +\S+/ingest\.", text, re.MULTILINE)
+    assert re.search(r"^taken by +\S+/clean\(rows\)$", text, re.MULTILINE)
+    assert "preview" in text
+    assert "FILE" in text
+
+
+def test_artifact_export_writes_the_bytes_and_never_overwrites_unasked(zenray):
+    zenray("submit", "flow.py:flow")
+    digest = artifact_of(zenray, "after")
+    zenray("artifact", "export", digest, "out.bin")
+    target = zenray.folder / "out.bin"
+    assert target.read_bytes() == b"x" * 10_000
+    target.write_bytes(b"mine")
+    assert "--force" in zenray("artifact", "export", digest, "out.bin", code=2).stderr
+    assert target.read_bytes() == b"mine"
+    zenray("artifact", "export", digest, "out.bin", "--force")
+    assert target.read_bytes() == b"x" * 10_000
+    zenray("artifact", "export", digest, "folder/")
+    assert [p.read_bytes() for p in (zenray.folder / "folder").iterdir()] == [b"x" * 10_000]
+
+
+def test_artifact_verify_names_the_file_and_the_step_run_of_changed_bytes(zenray):
+    zenray("submit", "flow.py:flow")
+    assert "4 artifacts are whole, 0 are not" in zenray("artifact", "verify").stdout
+    stored = next((zenray.home / "store" / "objects").rglob("*/*"))
+    stored.chmod(0o644)
+    stored.write_bytes(b"y" * 10_000)
+    text = zenray("artifact", "verify", code=1).stdout
+    assert "file " in text
+    assert "have changed" in text
+    assert "/after" in text
+    assert "3 artifacts are whole, 1 are not" in text
+    stored.unlink()
+    assert "missing" in zenray("artifact", "verify", artifact_of(zenray, "after"), code=1).stdout
+    assert "1 artifacts are whole" in zenray("artifact", "verify", artifact_of(zenray, "ingest")).stdout
+
+
+def test_artifact_gc_removes_only_with_yes(zenray):
+    zenray("submit", "flow.py:flow", "-p", "n=9")
+    zenray("submit", "flow.py:flow")
+    asked = ("artifact", "gc", "--keep-runs", "1", "--grace", "0s")
+    assert "would remove 1 runs" in zenray(*asked).stdout
+    assert len(zenray.json("run", "list")) == 2
+    assert "removed 1 runs" in zenray(*asked, "--yes").stdout
+    assert len(zenray.json("run", "list")) == 1
+    assert "whole, 0 are not" in zenray("artifact", "verify").stdout
+    assert "all 4 steps were cached" in zenray("submit", "flow.py:flow").stderr
+    assert "no duration" in zenray("artifact", "gc", "--older-than", "soon", code=2).stderr
+
+
+# -- the other nouns ---------------------------------------------------------------------------------------------------
+
+
+def test_init_makes_a_repository_whose_example_works_at_once(zenray):
+    zenray("init", "new")
+    new = zenray.folder / "new"
+    assert {p.name for p in new.iterdir()} == {".zenray", ".zenrayignore", ".gitignore", "pipeline.py", "stacks"}
+    assert ".zenray/" in (new / ".gitignore").read_text().splitlines()
+    zenray.folder = new
+    zenray.environment.pop("ZENRAY_HOME")
+    assert "3 succeeded" in zenray("submit", "pipeline.py").stderr
+    assert (new / ".zenray" / "ledger.db").is_file()
+
+
+def test_init_refuses_to_run_twice_and_never_overwrites(zenray):
+    new = zenray.folder / "new"
+    new.mkdir()
+    (new / "mine.py").write_text("x = 1\n")
+    (new / ".gitignore").write_text("*.pyc")
+    zenray("init", "new")
+    assert not (new / "pipeline.py").exists()
+    assert (new / ".gitignore").read_text() == "*.pyc\n.zenray/\n"
+    assert "already" in zenray("init", "new", code=2).stderr
+    (new / "stacks" / "local.yaml").write_text("orchestrator: inline\n")
+    (new / ".zenrayignore").unlink()
+    zenray("init", "new", "--force")
+    assert (new / "stacks" / "local.yaml").read_text() == "orchestrator: inline\n"
+    assert (new / ".zenrayignore").is_file()
+    assert (new / ".gitignore").read_text() == "*.pyc\n.zenray/\n"
+
+
+def test_materializer_list_says_which_are_pickles(zenray):
+    found = {m["type_name"]: m for m in zenray.json("materializer", "list")}
+    assert found["builtins.bytes"]["is_pickle"] is False
+    assert found["builtins.bytes"]["origin"] == "built in"
+    assert "PICKLE" in zenray("materializer", "list").stdout.splitlines()[0]
+
+
+def test_stack_list_marks_the_active_one_and_survives_a_broken_file(zenray):
+    (zenray.folder / "stacks").mkdir()
+    zenray.write("stacks/mine.yaml", "orchestrator: inline\nmetadata_store: postgresql://me:secret@host/db\n")
+    zenray.write("stacks/bad.yaml", "orchestrator: mars\n")
+    found = {s["name"]: s for s in zenray.json("stack", "list")}
+    assert found["inline"]["is_active"] is True
+    assert found["bad"]["orchestrator"] == "broken"
+    text = zenray("stack", "describe", "mine").stdout
+    assert "postgresql://me@host/db" in text
+    assert "secret" not in text
+
+
+def test_cluster_status_and_down_say_when_there_is_none(zenray):
+    assert "no local cluster is running" in zenray("cluster", "status").stdout
+    assert "no local cluster is running" in zenray("cluster", "down").stdout
+
+
+def test_doctor_finds_a_working_machine_well(zenray):
+    lines = zenray("doctor").stdout.splitlines()
+    assert all(line.startswith(("ok", "warn")) for line in lines)
+    assert any("wrote, read and deleted a file" in line for line in lines)
+    assert any("schema " in line for line in lines)
+    assert not list((zenray.home / "store" / "tmp").iterdir())
+
+
+def test_doctor_fails_where_the_store_cannot_be_written(zenray):
+    zenray.home.mkdir()
+    (zenray.home / "store").write_text("a file where the folder should be")
+    done = zenray("doctor", code=1)
+    assert any(line.startswith("FAIL  store") for line in done.stdout.splitlines())
+    assert any(line.startswith("ok    metadata store") for line in done.stdout.splitlines())
+
+
+# -- the edges ---------------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help_import_nothing_heavy(zenray):
+    assert re.fullmatch(r"zenray \d+\.\d+\.\d+\S*\n", zenray("--version").stdout)
+    code = (
+        "import sys; from zenray.cli import main; sys.argv = ['zenray', '--help']; assert main() == 0; "
+        "heavy = {'ray', 'sqlalchemy', 'pyarrow', 'fsspec', 'rich', 'yaml', 'pydantic'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for noun in ("init", "submit", "run", "artifact", "stack", "cluster", "materializer", "doctor"):
+        assert re.search(rf"^  {noun} +\w", done.stdout, re.MULTILINE), noun
+
+
+def test_a_fully_cached_submit_imports_neither_ray_nor_rich(zenray):
+    zenray("submit", "flow.py:flow")
+    code = (
+        "import sys; from zenray.cli import main; sys.argv = ['zenray', 'submit', 'flow.py:flow', '--stack', 'local']; "
+        "assert main() == 0; assert not {'ray', 'rich'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=zenray.folder, env=zenray.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all 4 steps were cached" in done.stderr
+
+
+def test_a_closed_pipe_is_quiet(zenray):
+    zenray("submit", "flow.py:flow")
+    script = f'"{sys.executable}" -c "from zenray.cli import main; main()" materializer list | head -n 1'
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=zenray.folder, env=zenray.environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("TYPE")
+    assert done.stderr == ""
+
+
+def test_a_terminal_gets_a_live_table_and_lists_as_tables(zenray):
+    pexpect = pytest.importorskip("pexpect")
+    environment = zenray.environment | {"TERM": "xterm-256color"}
+    terminal = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "submit", "flow.py:flow"],
+        cwd=str(zenray.folder),
+        env=environment,
+        dimensions=(40, 160),
+        timeout=60,
+        encoding="utf-8",
+    )
+    terminal.expect("4 succeeded")
+    terminal.expect(pexpect.EOF)
+    listing = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "run", "list"],
+        cwd=str(zenray.folder),
+        env=environment,
+        dimensions=(40, 160),
+        timeout=60,
+        encoding="utf-8",
+    )
+    listing.expect("─────")
+    listing.expect(pexpect.EOF)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_home_that_cannot_be_written_is_an_error_with_advice(zenray, tmp_path):
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    zenray.home.mkdir(mode=0o755)
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *COMMAND, "submit", "flow.py:flow"],
+        cwd=zenray.folder,
+        env=zenray.environment | {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert str(zenray.home) in done.stderr
+
+
+def test_an_owner_on_another_host_is_not_taken_for_dead(zenray):
+    from zenray.recovery import is_owner_dead
+
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = socket.gethostname()
+    assert is_owner_dead(f"{here}:{gone.pid}:1")
+    assert is_owner_dead(f"{here}:{os.getpid()}:1")  # the number was given to another process
+    assert not is_owner_dead(f"elsewhere.{here}:{gone.pid}:1")
+    assert not is_owner_dead("")
+
+
+def test_a_run_that_is_going_on_is_left_alone(zenray):
+    process = zenray.start("submit", "flow.py:stuck")
+    try:
+        wait_for_line(process, "going on")
+        for _ in range(2):
+            assert zenray.json("run", "show", "latest")["status"] == "running"
+            time.sleep(0.1)
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,271 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zenray import artifacts, garbage
+from zenray.materializer import registry
+from zenray.metadata.records import ArtifactRecord, CacheEntry, RunRecord, StepInput, StepInputs, StepOutput, StepOutputs
+from zenray.metadata.records import StepRunRecord
+from zenray.metadata.writer import LedgerWriter
+from zenray.model import Manifest, Status
+from zenray.stack import Stack
+from zenray.store import manifest_name, object_name
+from zenray.views import Books
+
+LARGE = 10_000  # bytes: more than a manifest takes in
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Books:
+    stack = Stack("test", "inline", str(tmp_path / "store"), f"sqlite:///{tmp_path / 'ledger.db'}")
+    return Books(stack)
+
+
+def save(books: Books, value: object, *, age_s: float = 2 * DAY_S) -> Manifest:
+    """Store a value as a step would have done it some time ago."""
+    manifest = artifacts.save(value, books.store, table=registry.table(), producer="run/step")
+    names = [manifest_name(manifest.digest), *(object_name(f.digest) for f in manifest.files if f.data is None)]
+    for name in names:
+        make_old(books, name, age_s)
+    return manifest
+
+
+def make_old(books: Books, name: str, age_s: float = 2 * DAY_S) -> None:
+    then = time.time() - age_s
+    os.utime(books.store.local_path(name), (then, then))
+
+
+def record(books: Books, run_id: str, *made: Manifest, took=(), age_s=2 * DAY_S, is_cached=True, is_finished=True) -> None:
+    """Record a run with one step that gave and took artifacts."""
+    at = time.time() - age_s
+    ledger = books.ledger
+    ledger.create_run(RunRecord(run_id, "demo", Status.RUNNING, at))
+    fence = ledger.acquire_lease(run_id, "test", ttl_s=60)
+    changes = [
+        *(ArtifactRecord(m, books.store.uri, at) for m in made),
+        StepRunRecord(run_id, "s", "s", Status.SUCCEEDED, 0, started_at=at, ended_at=at),
+        StepInputs(run_id, "s", tuple(StepInput(run_id, "s", "x", i, m.digest) for i, m in enumerate(took))),
+        StepOutputs(run_id, "s", tuple(StepOutput(run_id, "s", f"o{i}", i, m.digest) for i, m in enumerate(made))),
+    ]
+    if is_cached:
+        outputs = tuple((f"o{i}", m.digest) for i, m in enumerate(made))
+        changes.append(CacheEntry(f"key-{run_id}", books.store.uri, run_id, "s", outputs, at))
+    with LedgerWriter(ledger, run_id, fence, ttl_s=60) as writer:
+        writer.record(*changes)
+    if is_finished:
+        ledger.finish_run(run_id, Status.SUCCEEDED, ended_at=at, fence=fence)
+
+
+def is_whole(books: Books, manifest: Manifest) -> bool:
+    return artifacts.exists(manifest, books.store) and artifacts.read_manifest(manifest.digest, books.store) is not None
+
+
+def test_what_a_run_or_a_cache_entry_refers_to_stays(books):
+    kept = save(books, b"a" * LARGE)
+    cached = save(books, b"b" * LARGE)
+    record(books, "run-1", kept, is_cached=False)
+    record(books, "run-2", cached)
+    books.ledger.delete_run("run-2")
+    report = garbage.collect(books, is_dry=False)
+    assert (report.artifacts, report.objects, report.size_bytes) == (0, 0, 0)
+    assert is_whole(books, kept)
+    assert is_whole(books, cached)
+
+
+def test_what_nothing_refers_to_goes_with_its_bytes(books):
+    lost = save(books, b"a" * LARGE)
+    record(books, "run-1", lost, is_cached=False)
+    books.ledger.delete_run("run-1")
+    report = garbage.collect(books, is_dry=False)
+    assert (report.artifacts, report.objects) == (1, 1)
+    assert report.size_bytes > LARGE
+    assert not books.store.has_named(manifest_name(lost.digest))
+    assert not artifacts.exists(lost, books.store)
+    assert not list(books.store.names("objects"))
+    assert not list(books.store.names("tmp"))
+
+
+def test_a_dry_run_removes_nothing_and_counts_what_would_go(books):
+    old, new = save(books, b"a" * LARGE), save(books, b"b" * LARGE)
+    record(books, "run-1", old)
+    record(books, "run-2", new, age_s=DAY_S)
+    report = garbage.collect(books, keep_runs=1, is_dry=True)
+    assert (report.is_dry, report.runs, report.artifacts, report.objects) == (True, 1, 1, 1)
+    assert is_whole(books, old)
+    assert books.ledger.find_run("run-1")
+    assert books.ledger.find_cache_entries(["key-run-1"], books.store.uri)
+    real = garbage.collect(books, keep_runs=1, is_dry=False)
+    assert (real.runs, real.artifacts, real.objects, real.size_bytes) == (1, 1, 1, report.size_bytes)
+    assert not artifacts.exists(old, books.store)
+    assert is_whole(books, new)
+
+
+def test_runs_are_deleted_only_when_asked(books):
+    record(books, "run-1", save(books, b"a" * LARGE))
+    assert garbage.collect(books, is_dry=False).runs == 0
+    assert books.ledger.find_run("run-1").run_id == "run-1"
+
+
+def test_older_than_deletes_only_runs_that_ended_longer_ago(books):
+    old, new = save(books, b"a" * LARGE), save(books, b"b" * LARGE)
+    record(books, "run-1", old, age_s=9 * DAY_S)
+    record(books, "run-2", new, age_s=5 * DAY_S)
+    report = garbage.collect(books, older_than_s=7 * DAY_S, is_dry=False)
+    assert (report.runs, report.cache_entries, report.artifacts) == (1, 1, 1)
+    assert [r.run_id for r in books.ledger.list_runs()] == ["run-2"]
+    assert is_whole(books, new)
+
+
+def test_what_a_kept_run_took_from_a_deleted_run_stays_and_stays_cached(books):
+    shared = save(books, b"a" * LARGE)
+    result = save(books, b"b" * LARGE)
+    record(books, "run-1", shared)
+    record(books, "run-2", result, took=[shared], age_s=DAY_S)
+    garbage.collect(books, keep_runs=1, is_dry=False)
+    assert is_whole(books, shared)
+    assert books.ledger.find_cache_entries(["key-run-1"], books.store.uri)
+
+
+def test_an_object_that_two_artifacts_share_outlives_the_first(books):
+    as_bytes, as_array = save(books, b"a" * LARGE), save(books, bytearray(b"a" * LARGE))
+    assert as_bytes.digest != as_array.digest
+    assert {f.digest for f in as_bytes.files} == {f.digest for f in as_array.files}
+    record(books, "run-1", as_bytes, is_cached=False)
+    record(books, "run-2", as_array)
+    books.ledger.delete_run("run-1")
+    report = garbage.collect(books, is_dry=False)
+    assert (report.artifacts, report.objects) == (1, 0)
+    assert is_whole(books, as_array)
+
+
+def test_an_artifact_that_only_another_ledger_knows_keeps_its_objects(books):
+    foreign = save(books, b"f" * LARGE)
+    report = garbage.collect(books, is_dry=False)
+    assert report.objects == 0
+    assert is_whole(books, foreign)
+
+
+def test_objects_that_no_manifest_names_go_when_they_are_old(books):
+    for content, age_s in ((b"old", 2 * DAY_S), (b"new", 60.0)):
+        writer = books.store.create()
+        writer.write(content)
+        digest, _ = writer.commit()
+        make_old(books, object_name(digest), age_s)
+    assert garbage.collect(books, is_dry=False).objects == 1
+    assert len(list(books.store.names("objects"))) == 1
+
+
+def test_what_is_younger_than_the_grace_time_stays(books):
+    young = save(books, b"a" * LARGE, age_s=600)
+    record(books, "run-1", young, age_s=600, is_cached=False)
+    books.ledger.delete_run("run-1")
+    assert garbage.collect(books, is_dry=False).artifacts == 0
+    assert is_whole(books, young)
+    assert garbage.collect(books, grace_s=60, is_dry=False).artifacts == 1
+
+
+def test_artifacts_wait_until_no_run_is_going_on(books):
+    lost = save(books, b"a" * LARGE)
+    record(books, "run-1", lost, is_cached=False)
+    books.ledger.delete_run("run-1")
+    record(books, "run-2", is_finished=False, age_s=10, is_cached=False)
+    report = garbage.collect(books, grace_s=0, is_dry=False)
+    assert (report.artifacts, report.waiting, report.unfinished_runs) == (0, 1, 1)
+    assert is_whole(books, lost)
+
+
+def test_an_object_that_was_written_again_a_moment_ago_stays(books):
+    writer = books.store.create()
+    writer.write(b"again" * LARGE)
+    digest, size = writer.commit()
+    make_old(books, object_name(digest))
+    twin = books.store.create()
+    twin.write(b"again" * LARGE)
+    twin.commit()
+    assert garbage.collect(books, is_dry=False).objects == 0
+    assert books.store.has(digest, size)
+
+
+def test_an_unfinished_run_is_never_deleted(books):
+    record(books, "run-1", save(books, b"a" * LARGE), is_finished=False)
+    assert garbage.collect(books, keep_runs=0, older_than_s=0, grace_s=0, is_dry=False).runs == 0
+
+
+def test_the_logs_of_a_deleted_run_go_with_it(books):
+    record(books, "run-1", save(books, 1))
+    for run_id in ("run-1", "run-10"):
+        books.store.put_named(f"logs/{run_id}/s.1.log", b"text")
+        make_old(books, f"logs/{run_id}/s.1.log")
+    assert garbage.collect(books, keep_runs=0, is_dry=False).logs == 1
+    assert [name for name, _, _ in books.store.names("logs")] == ["logs/run-10/s.1.log"]
+
+
+def test_temporary_files_go_after_a_day(books):
+    for name, age_s in (("tmp/old", 2 * DAY_S), ("tmp/new", DAY_S / 2)):
+        books.store.put_named(name, b"x")
+        make_old(books, name, age_s)
+    assert garbage.collect(books, is_dry=False).temporary_files == 1
+    assert [name for name, _, _ in books.store.names("tmp")] == ["tmp/new"]
+
+
+def test_collecting_twice_finds_nothing_the_second_time(books):
+    for i in range(3):
+        record(books, f"run-{i}", save(books, bytes([i]) * LARGE), age_s=(9 - i) * DAY_S)
+    assert garbage.collect(books, keep_runs=1, is_dry=False).artifacts == 2
+    again = garbage.collect(books, keep_runs=1, is_dry=False)
+    assert (again.runs, again.cache_entries, again.artifacts, again.objects, again.size_bytes) == (0, 0, 0, 0, 0)
+
+
+PIPELINE = """
+from zenray import pipeline, step
+
+@step
+def make(i: int) -> bytes:
+    return bytes([i]) * 10_000
+
+@step
+def double(data: bytes) -> bytes:
+    return data * 2
+
+@pipeline
+def demo(n: int):
+    return [double(make(i)) for i in range(n)]
+"""
+
+
+def test_a_collector_that_never_rests_takes_nothing_from_the_runs_beside_it(books, tmp_path):
+    """Runs make, lose and make again the same bytes, while everything beyond the newest run is removed at once."""
+    (tmp_path / "demo_runs.py").write_text(PIPELINE)
+    code = """
+import sys
+from zenray.progress import PlainView
+from zenray.runner import RunObserver
+from zenray.stack import Stack
+from zenray.submit import load_pipeline, run_pipeline
+folder = sys.argv[1]
+stack = Stack("test", "inline", folder + "/store", "sqlite:///" + folder + "/ledger.db")
+demo = load_pipeline(folder + "/demo_runs.py")
+for turn in range(12):
+    run = run_pipeline(demo, {"n": 3 + turn % 3}, stack=stack, observer=RunObserver(), use_cache=turn % 2 == 0)
+    for step in run.steps.values():
+        assert step.status.has_outputs
+"""
+    worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    removed = 0
+    while worker.poll() is None:
+        removed += garbage.collect(books, keep_runs=1, grace_s=0, is_dry=False).runs
+    assert worker.returncode == 0
+    assert removed > 0
+    newest = books.ledger.list_runs(limit=1)[0]
+    outputs = books.ledger.outputs(newest.run_id)
+    assert len(outputs) == 10  # the last turn makes and doubles five
+    found = books.ledger.artifacts({o.digest for o in outputs}, store=books.store.uri)
+    for output in outputs:
+        manifest = found[output.digest].manifest
+        artifacts.verify(manifest, books.store)
+        assert is_whole(books, manifest)
