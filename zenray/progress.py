@@ -37,7 +37,7 @@ def terminal_observer() -> RunObserver:
     stream = sys.stderr
     if stream is None:  # a process without a console, such as pythonw
         return RunObserver()
-    is_live = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb") and "NO_LIVE" not in os.environ
+    is_live = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
     return LiveView(stream) if is_live else PlainView(stream)
 
 

@@ -27,7 +27,8 @@ class PeerError(Exception):
 class Peer:
     """A tool: what to install (nothing: it is in the harness's own environment) and the settings of its processes.
 
-    In a setting's value `{home}` stands for the fresh folder of the workload.
+    In a setting's value `{home}` stands for the fresh folder of the workload. `after` is the command of the tool's
+    own program that ends what it keeps running between processes.
     """
 
     name: str

@@ -36,7 +36,7 @@ def canonical(array: Any) -> Any:
     if _is_one_of(_AS_THEY_ARE, kind):
         return array
     if not len(array):
-        return pa.array([], kind)
+        return pa.nulls(0, kind)
     if kind in _VIEWS:
         return canonical(array.cast(_VIEWS[kind])).cast(kind)
     if pa.types.is_struct(kind):

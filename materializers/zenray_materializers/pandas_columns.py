@@ -47,6 +47,10 @@ def _encode(array: Any, where: str) -> tuple[Any, Json]:
     if isinstance(dtype, pd.SparseDtype):
         values, described = _encode_numpy(np.asarray(array), where)
         return values, {"kind": "sparse", "dense": described, "fill": Encoder(None).encode(dtype.fill_value)}
+    if isinstance(dtype, pd.IntervalDtype):
+        (left, described), (right, _) = (encode(side.array, where=where) for side in (array.left, array.right))
+        values = pa.StructArray.from_arrays([left, right], names=["left", "right"])
+        return values, {"kind": "interval", "closed": dtype.closed, "sides": described}
     if isinstance(dtype, pd.StringDtype):
         na = "nan" if isinstance(dtype.na_value, float) else "NA"
         return pa.array(array, pa.large_string()), {"kind": "string", "storage": dtype.storage, "na": na}
@@ -55,7 +59,7 @@ def _encode(array: Any, where: str) -> tuple[Any, Json]:
     if not (hasattr(dtype, "__from_arrow__") and hasattr(array, "__arrow_array__")):
         raise MaterializerError(f"{where} has the dtype {dtype}, which Arrow cannot hold; convert it with .astype(...)")
     values = pa.array(array)
-    # Arrow's own storage of intervals and periods: dictionaries of extension types do not survive a file.
+    # Arrow's own storage of periods: dictionaries of extension types do not survive a file.
     return getattr(values, "storage", values), {"kind": "extension", "name": str(dtype)}
 
 
@@ -90,6 +94,9 @@ def decode(column: Any, described: Json) -> Any:
         return pd.Series(values, dtype=values.dtype, copy=False)
     if kind == "category":
         return _decode_category(column, described)
+    if kind == "interval":
+        left, right = (decode(side, described["sides"]).array for side in pa.table({"": column}).flatten().columns)
+        return pd.Series(pd.arrays.IntervalArray.from_arrays(left, right, closed=described["closed"]))
     if kind == "zoned":
         zone = Decoder(None).tree(described["zone"])
         values = column.cast(pa.timestamp(column.type.unit)).to_numpy()
@@ -126,10 +133,9 @@ def _decode_numpy(column: Any, described: Json) -> Any:
 
 
 def _decode_category(column: Any, described: Json) -> Any:
-    table = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if isinstance(table, pa.ChunkedArray):
-        table = table.chunk(0)
-    categories = decode(pa.chunked_array([table.dictionary]), described["categories"])
-    codes = table.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(described["codes"])
+    # All chunks have one dictionary; there is at least one, for a column without rows as well.
+    categories = decode(pa.chunked_array([column.chunk(0).dictionary]), described["categories"])
+    indices = pa.chunked_array([chunk.indices for chunk in column.chunks])
+    codes = indices.fill_null(-1).to_numpy().astype(described["codes"], copy=False)
     index = pd.Index(categories.array, dtype=categories.dtype)
     return pd.Series(pd.Categorical.from_codes(codes, categories=index, ordered=described["ordered"]))

@@ -17,7 +17,7 @@ from pandas.tseries.frequencies import to_offset
 from zenray.errors import MaterializerError
 from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer
 from zenray.model import Json
-from zenray_materializers.arrow import read_table, write_table
+from zenray_materializers.arrow import read_table, write_batch, write_table
 from zenray_materializers.numpy_arrays import statistics
 from zenray_materializers.pandas_columns import decode, encode
 from zenray_materializers.plain import InlineMaterializer
@@ -44,7 +44,8 @@ class FrameMaterializer(Materializer):
     def load(self, reader: ArtifactReader, cls: type, metadata: Mapping[str, Json]) -> Any:
         """Return a frame with memory of its own."""
         index, series = _read(reader, metadata)
-        frame = pd.DataFrame(dict(enumerate(series)), index=index, copy=False)
+        frame = pd.DataFrame(dict(enumerate(series)), copy=False) if series else pd.DataFrame(index=index)
+        frame.index = index
         frame.columns = _load_labels(reader, metadata["columns"])
         frame.attrs = Decoder(None).tree(metadata.get("attributes", {}))
         return frame
@@ -171,7 +172,12 @@ def _write(
     arrays = [array for array, _ in columns] + [array for array, _ in levels]
     names = names + [f"__index_level_{i}__" for i in range(len(levels))]
     facts["dtypes"] = [dtype for _, dtype in levels]
-    write_table(pa.Table.from_arrays(arrays, names=names), writer, name=file)
+    if arrays and not len(arrays[0]):
+        # A batch without rows, where a table without rows would have none: the categories are in it.
+        arrays = [array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array for array in arrays]
+        write_batch(pa.RecordBatch.from_arrays(arrays, names=names), writer, name=file)
+    else:
+        write_table(pa.Table.from_arrays(arrays, names=names), writer, name=file)
     return {"dtypes": [dtype for _, dtype in columns], "index": facts}
 
 

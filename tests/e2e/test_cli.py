@@ -514,7 +514,12 @@ def test_a_fully_cached_submit_imports_neither_ray_nor_rich(zenray):
         "assert main() == 0; assert not {'ray', 'rich'} & set(sys.modules)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=zenray.folder, env=zenray.environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=zenray.folder,
+        env=zenray.environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "all 4 steps were cached" in done.stderr

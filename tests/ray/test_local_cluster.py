@@ -18,9 +18,9 @@ from zenray.errors import ClusterError, ConfigError
 
 JOIN = """
 import os, ray
-from zenray import local_cluster
-info = local_cluster.find()
-with local_cluster.joining(info):
+from zenray.local_cluster import ClusterInfo, joining
+info = {info!r}
+with joining(info):
     ray.init(address=info.address, _temp_dir=info.temp_dir, log_to_driver=False, logging_level="error")
 """
 HOLD = """
@@ -29,6 +29,23 @@ from zenray import local_cluster
 print(local_cluster.ensure(idle_s={idle_s}).pid, flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_cluster.ClusterInfo]:
+    """One cluster for the tests that only look at it, started by a run that has secrets in its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("MY_PASSWORD", "hunter2")
+        patch.setenv("RAY_REDIS_PASSWORD", "hunter2")
+        patch.setenv("CUDA_HOME", "/opt/cuda")
+        pending, info = start(num_cpus=2)
+    yield info
+    assert pending.lease is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZENRAY_HOME", str(Path(info.log_path).parent.parent.parent))
+        local_cluster.down()
+        local_cluster._place().lock.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
@@ -65,71 +82,65 @@ def has_ended(info: local_cluster.ClusterInfo) -> bool:
     return not processes.session(info.pid) and not Path(info.directory).exists() and local_cluster.find() is None
 
 
-def test_a_driver_joins_and_nothing_is_printed() -> None:
-    pending, info = start(num_cpus=2)
-    code = JOIN + "assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42; ray.shutdown()"
-    assert run(code) == ""
-    assert (info.num_cpus, info.num_gpus) == (2, 0)
-    assert local_cluster.find() == info
-    pending.lease.close()
+def joined(info: local_cluster.ClusterInfo, code: str) -> str:
+    """Run a driver on the cluster and return all that it prints."""
+    return run(JOIN.format(info=info) + code)
 
 
-def test_a_driver_that_imported_ray_earlier_joins_and_keeps_its_environment() -> None:
-    pending, info = start()
-    code = "import ray" + JOIN + "assert not {'RAY_AUTH_MODE', 'RAY_AUTH_TOKEN_PATH'} & set(os.environ); "
+def test_a_driver_joins_and_nothing_is_printed(cluster: local_cluster.ClusterInfo) -> None:
+    assert joined(cluster, "assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42; ray.shutdown()") == ""
+    assert (cluster.num_cpus, cluster.num_gpus) == (2, 0)
+
+
+def test_a_driver_that_imported_ray_earlier_joins_and_keeps_its_environment(cluster: local_cluster.ClusterInfo) -> None:
+    code = "import ray" + JOIN.format(info=cluster)
+    code += "assert not {'RAY_AUTH_MODE', 'RAY_AUTH_TOKEN_PATH'} & set(os.environ)\n"
     code += "print(ray.get(ray.remote(lambda: os.environ['RAY_AUTH_TOKEN_PATH']).remote()))"
-    assert run(code).strip() == info.token_path
-    pending.lease.close()
+    assert run(code).strip() == cluster.token_path
 
 
-def test_all_ports_are_on_loopback() -> None:
-    if shutil.which("ss") is None:
-        pytest.skip("ss is not installed")
-    pending, info = start()
-    run(JOIN + "ray.get(ray.remote(lambda: 1).remote())")
-    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    ours = {str(pid) for pid, _ in processes.session(info.pid)}
-    addresses = [
-        line.split()[3].rpartition(":")[0]
-        for line in listening.splitlines()
-        if ours & set(re.findall(r"pid=(\d+)", line))
-    ]
-    assert addresses
+def test_a_driver_that_is_killed_leaves_no_work_behind(cluster: local_cluster.ClusterInfo) -> None:
+    code = "import time; r = ray.remote(lambda: time.sleep(300)).remote(); time.sleep(1); print('x'); os._exit(0)"
+    assert joined(cluster, code) == "x\n"
+    wait = "import time; end = time.monotonic() + 20\n"
+    wait += "while ray.available_resources().get('CPU') != 2 and time.monotonic() < end: time.sleep(0.1)\n"
+    assert joined(cluster, wait + "print(ray.available_resources()['CPU'])") == "2.0\n"
+
+
+@pytest.mark.skipif(shutil.which("ss") is None, reason="ss is not installed")
+def test_all_ports_are_on_loopback(cluster: local_cluster.ClusterInfo) -> None:
+    joined(cluster, "ray.get(ray.remote(lambda: 1).remote())")
+    listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
+    ours = {str(pid) for pid, _ in processes.session(cluster.pid)}
+    addresses = [line.split()[3].rpartition(":")[0] for line in listening if ours & set(re.findall(r"pid=(\d+)", line))]
+    assert len(addresses) >= 6
     assert {a.removeprefix("[::ffff:").removesuffix("]") for a in addresses} == {"127.0.0.1"}
-    pending.lease.close()
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64])
-def test_without_the_right_token_nobody_gets_in(token: str) -> None:
-    pending, info = start()
+def test_without_the_right_token_nobody_gets_in(cluster: local_cluster.ClusterInfo, token: str) -> None:
     code = f"""
 import os
-os.environ.update({local_cluster.join_environment(info)!r})
+os.environ.update({local_cluster.join_environment(cluster)!r})
 del os.environ["RAY_AUTH_TOKEN_PATH"]
 os.environ.update(RAY_AUTH_TOKEN={token!r}, RAY_AUTH_MODE="token" if {token!r} else "disabled")
 from ray._raylet import GcsClient
 try:
-    GcsClient(address={info.address!r})
+    GcsClient(address={cluster.address!r})
 except Exception as error:
     print(type(error).__name__)
 """
     assert "AuthenticationError" in run(code)
-    assert Path(info.token_path).stat().st_mode & 0o777 == 0o600
-    assert Path(info.directory).stat().st_mode & 0o777 == 0o700
-    pending.lease.close()
+    assert Path(cluster.token_path).stat().st_mode & 0o777 == 0o600
+    assert Path(cluster.directory).stat().st_mode & 0o777 == 0o700
 
 
-def test_secrets_of_the_first_run_do_not_reach_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_PASSWORD", "hunter2")
-    monkeypatch.setenv("RAY_REDIS_PASSWORD", "hunter2")
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    pending, _ = start()
+def test_secrets_of_the_first_run_do_not_reach_the_workers(cluster: local_cluster.ClusterInfo) -> None:
     seen = json.loads(
-        run(JOIN + "import json; print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))")
+        joined(cluster, "import json; print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))")
     )
-    assert "OMP_NUM_THREADS" in seen  # with Ray's own value: it sets it for each task
+    assert seen["CUDA_HOME"] == "/opt/cuda"
     assert "hunter2" not in seen.values()
-    pending.lease.close()
 
 
 def test_processes_that_start_at_once_share_one_cluster() -> None:
@@ -162,6 +173,7 @@ def test_a_forked_child_does_not_keep_it_in_use() -> None:
         time.sleep(60)
         os._exit(0)
     try:
+        assert pending.lease is not None
         pending.lease.close()
         assert until(lambda: has_ended(info))
     finally:
@@ -208,6 +220,7 @@ print(ray.get(ray.remote(lambda: "still here").remote()), flush=True)
         output, _ = other.communicate("go\n", timeout=40)
     shutil.rmtree(other_dir, ignore_errors=True)
     assert output == "still here\n"
+    assert pending.lease is not None
     pending.lease.close()
 
 
@@ -221,9 +234,9 @@ def test_the_next_run_recovers_from_a_killed_keeper() -> None:
     assert new.pid != info.pid
     assert until(lambda: not [m for m in members if processes.mark(m[0]) == m[1]])
     assert not Path(info.directory).exists()
-    run(JOIN + "ray.get(ray.remote(lambda: 1).remote())")
-    pending.lease.close()
-    again.lease.close()
+    joined(new, "ray.get(ray.remote(lambda: 1).remote())")
+    assert pending.lease is not None
+    assert again.lease is not None
 
 
 def test_a_dead_raylet_takes_the_cluster_down_and_the_log_says_so() -> None:
@@ -234,6 +247,7 @@ def test_a_dead_raylet_takes_the_cluster_down_and_the_log_says_so() -> None:
     os.kill(raylet, signal.SIGKILL)
     assert until(lambda: has_ended(info))
     assert "raylet has ended by itself" in Path(info.log_path).read_text()
+    assert pending.lease is not None
     pending.lease.close()
 
 
@@ -242,6 +256,7 @@ def test_down_gets_rid_of_a_keeper_that_does_not_answer() -> None:
     os.kill(info.pid, signal.SIGSTOP)
     assert local_cluster.down(timeout_s=0.5)
     assert until(lambda: has_ended(info))
+    assert pending.lease is not None
     pending.lease.close()
 
 
@@ -253,9 +268,11 @@ def test_a_cluster_older_than_an_installation_is_replaced() -> None:
     again, new = start()
     assert new.pid != info.pid
     assert processes.mark(info.pid) == info.process_mark  # its users go on
+    assert pending.lease is not None
     pending.lease.close()
     assert until(lambda: not processes.session(info.pid))
     assert local_cluster.find() == new
+    assert again.lease is not None
     again.lease.close()
 
 
@@ -272,7 +289,7 @@ def test_with_the_dashboard_drivers_join_too() -> None:
     pending = local_cluster.begin(with_dashboard=True)
     info = pending.wait_ready()
     assert info.dashboard_url.startswith("http://127.0.0.1:")
-    assert run(JOIN + "assert ray.get(ray.remote(lambda: 1).remote()) == 1") == ""
+    assert joined(info, "assert ray.get(ray.remote(lambda: 1).remote()) == 1") == ""
     assert local_cluster.down()
     assert has_ended(info)
 
@@ -295,13 +312,13 @@ def test_looking_for_a_cluster_leaves_nothing_behind(home: Path) -> None:
     )
 
 
-def test_a_process_id_that_was_given_again_is_not_ended(tmp_path: Path) -> None:
+def test_a_process_id_that_was_given_again_is_not_ended(home: Path) -> None:
+    _pending, info = start()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as stranger:
-        pending, info = start()
-        state = next(tmp_path.glob("clusters/*/cluster.json"))
+        state = next(home.glob("clusters/*/cluster.json"))
         state.write_text(json.dumps(json.loads(state.read_text()) | {"pid": stranger.pid}))
         assert not local_cluster.down()
         assert stranger.poll() is None
         stranger.communicate(b"\n")
-    pending.lease.close()
+    del _pending
     assert until(lambda: not processes.session(info.pid))

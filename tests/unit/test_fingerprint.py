@@ -201,6 +201,19 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "star arguments": ("def g(*a): return a\ndef f(x): return g(*x)", "g(*x)", "g(x)"),
     "assert": ("def f(x):\n assert x > 1", "x > 1", "x > 2"),
     "class body of a nested class": ("def f():\n class C: x = 1\n return C.x", "x = 1", "x = 2"),
+    "one list under two names": ("A = [1]\nB = A\ndef f():\n A.append(2)\n return B", "B = A", "B = [1]"),
+    "one cell of two closures": (
+        "def m():\n n = 0\n def a():\n  nonlocal n\n  n += 1\n def b(): return n\n return a, b\na, b = m()\ndef f():\n a()\n return b()",
+        "a, b = m()", "a, b = m()[0], m()[1]"),
+    "something put into builtins": (
+        "import builtins\ndef g(): return 1\nbuiltins.fp_g = g\ndef f(): return fp_g()", "return 1", "return 2"),
+    "data put into builtins": ("import builtins\nbuiltins.fp_x = 1\ndef f(): return fp_x", "= 1", "= 2"),
+    "overload registered with a library": (
+        "import numpy\ndef implements(*a): return lambda g: numpy.testing.__dict__.setdefault('fp', {}).update({a: g})\n"
+        "@implements(1)\ndef _(x): return 1\n@implements(2)\ndef _(x): return 5\n"
+        "def f(): return numpy.testing.fp[1,](0)", "return 1", "return 2"),
+    "function of a library of a library": (
+        "from scipy.special import expit, logit\ndef f(): return expit(0)", "return expit", "return logit"),
     "recursive container": ("X = [1]\nX.append(X)\ndef f(): return X", "X = [1]", "X = [2]"),
     "time zone": ("import datetime\nX = datetime.timedelta(1)\ndef f(): return X", "timedelta(1)", "timedelta(2)"),
 }  # fmt: skip
@@ -256,6 +269,11 @@ MODULE_CHANGES: dict[str, tuple[str, dict[str, str], tuple[str, str, str]]] = {
     "star import of a star import": ("from a import *\ndef f(): return g()", {"a": "from b import *", "b": "def g(): return 1"}, ("b", "1", "2")),
     "base of a metaclass elsewhere": ("import a\nclass C(metaclass=a.M): pass\ndef f(): return C.x", {"a": "class M(type):\n @property\n def x(c): return 1"}, ("a", "1", "2")),
     "closure made elsewhere": ("import a\ng = a.make(1)\ndef f(): return g()", {"a": "def make(n): return lambda: n + 1"}, ("a", "n + 1", "n + 2")),
+    "parent of a dotted import in the body": (
+        "import p.a\ndef f():\n import p.a\n def g(): return p.X\n return g()", {"p__init": "X = 1", "p__in__a": ""}, ("p__init", "1", "2")),
+    "relative import in the body": (
+        "from p.a import f", {"p__init": "", "p__in__a": "def f():\n from . import b\n from .c import g\n return b.X, g()", "p__in__b": "X = 3", "p__in__c": "def g(): return 1"},
+        ("p__in__c", "1", "2")),
     "type of a cause": ("import a\ndef f():\n try: raise a.E\n except a.E as e: return str(e)", {"a": "class E(Exception):\n def __str__(s): return '1'"}, ("a", "1", "2")),
 }  # fmt: skip
 
@@ -313,6 +331,9 @@ def test_an_edit_without_effect_leaves_the_digest(take: Take, name: str) -> None
 
 
 PROBLEMS: dict[str, tuple[str, str]] = {
+    "function that only a library can call": ("import numpy\ndef g(x): return 1\nX = numpy.frompyfunc(g, 1, 1)\ndef f(): return X(1)", "main.X"),
+    "frame of the caller": ("import inspect\ndef f(): return inspect.currentframe().f_back.f_locals", "callers"),
+    "text of code": ("import inspect\ndef f(): return inspect.getsource(f)", "getsource"),
     "open file": ("import os\nX = open(os.devnull)\ndef f(): return X", "main.X"),
     "generator": ("X = (i for i in [1])\ndef f(): return next(X)", "main.X"),
     "thread-local": ("import threading\nX = threading.local()\ndef f(): return X", "main.X"),
@@ -482,6 +503,30 @@ def test_a_distribution_is_found_by_name_by_its_files_and_inside_of_a_namespace(
         "('plain', '1.2') ('named_differently', '3.0') ('fp_space_inner', '4.5') ('fp_space_inner', '4.5') None None"
     )
     assert _run(program, packages).strip() == expected
+
+
+def test_a_distribution_that_was_built_locally_is_compared_by_its_files(tmp_path: Path) -> None:
+    packages = tmp_path / "site-packages"
+    metadata = packages / "fp_local-0.1.dist-info"
+    metadata.mkdir(parents=True)
+    (packages / "fp_local.py").write_text("def g(): return 1")
+    (tmp_path / "main.py").write_text("import fp_local\ndef f(): return fp_local.g()")
+    program = f"""
+        import sys; sys.path.append({str(packages)!r})
+        import main; from zenray.fingerprint import fingerprint
+        print(fingerprint(main.f).digest)
+    """
+
+    def digest(file_hash: str, direct_url: str | None) -> str:
+        (metadata / "RECORD").write_text(f"fp_local.py,sha256={file_hash},17\n")
+        (metadata / "direct_url.json").unlink(missing_ok=True)
+        if direct_url is not None:
+            (metadata / "direct_url.json").write_text(direct_url)
+        return _run(textwrap.dedent(program), tmp_path)
+
+    assert digest("aa", '{"url": "file:///x"}') != digest("bb", '{"url": "file:///x"}')
+    assert digest("aa", '{"url": "file:///x"}') == digest("aa", '{"url": "file:///y"}')
+    assert digest("aa", None) == digest("bb", None)
 
 
 def test_a_distribution_of_this_process_has_its_version() -> None:

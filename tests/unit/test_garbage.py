@@ -8,8 +8,16 @@ import pytest
 
 from zenray import artifacts, garbage
 from zenray.materializer import registry
-from zenray.metadata.records import ArtifactRecord, CacheEntry, RunRecord, StepInput, StepInputs, StepOutput, StepOutputs
-from zenray.metadata.records import StepRunRecord
+from zenray.metadata.records import (
+    ArtifactRecord,
+    CacheEntry,
+    RunRecord,
+    StepInput,
+    StepInputs,
+    StepOutput,
+    StepOutputs,
+    StepRunRecord,
+)
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Manifest, Status
 from zenray.stack import Stack
@@ -40,7 +48,9 @@ def make_old(books: Books, name: str, age_s: float = 2 * DAY_S) -> None:
     os.utime(books.store.local_path(name), (then, then))
 
 
-def record(books: Books, run_id: str, *made: Manifest, took=(), age_s=2 * DAY_S, is_cached=True, is_finished=True) -> None:
+def record(
+    books: Books, run_id: str, *made: Manifest, took=(), age_s=2 * DAY_S, is_cached=True, is_finished=True
+) -> None:
     """Record a run with one step that gave and took artifacts."""
     at = time.time() - age_s
     ledger = books.ledger

@@ -715,3 +715,15 @@ def test_a_batch_has_the_effect_of_its_changes_one_by_one(scratch, recorded, cut
     edges = [0, *sorted(cuts), len(recorded)]
     batches = [recorded[start:end] for start, end in pairwise(edges)]
     assert content_after(scratch, batches) == content_after(scratch, [[change] for change in recorded])
+
+
+def test_a_second_ledger_in_a_process_leaves_the_locks_of_the_first_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    first = Ledger(f"sqlite:///{path}")
+    assert first.pipelines() == ()
+    Ledger(f"sqlite:///{path}").pipelines()
+    # The last connection to close removes the log. Another process must not believe that it is the last.
+    code = f"from zenray.metadata.ledger import Ledger\nwith Ledger('sqlite:///{path}') as ledger: ledger.pipelines()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert path.with_name("ledger.db-wal").exists()
+    assert first.pipelines() == ()

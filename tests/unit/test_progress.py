@@ -34,7 +34,9 @@ def ended(name: str, status: Status = Status.SUCCEEDED, **values: object) -> Ste
     return state(name, status, attempt=1, started_at=100.0, ended_at=101.5, **values)
 
 
-def shown(view_class: type[PlainView], states: list[StepState], status: Status = Status.SUCCEEDED, orchestrator="local"):
+def shown(
+    view_class: type[PlainView], states: list[StepState], status: Status = Status.SUCCEEDED, orchestrator="local"
+):
     stream = io.StringIO()
     view = view_class(stream)
     view.on_start("run-1", request(orchestrator))
@@ -309,7 +311,8 @@ def test_durations_are_shown_for_people(seconds, text):
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (3e9, "3.0 GB"), (4e12, "4.0 TB")]
+    ("size", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (2.5e6, "2.5 MB"), (3e9, "3.0 GB"), (4e12, "4.0 TB")],
 )
 def test_sizes_are_shown_for_people(size, text):
     assert size_text(size) == text

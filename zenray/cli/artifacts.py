@@ -120,7 +120,7 @@ def _as_json(record: "ArtifactRecord") -> dict[str, Any]:
 @app.command()
 def export(
     digest: DigestArgument,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder; of a single file also a new file's name.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder; of a single file also a new file's name.")],
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
     stack: StackOption = None,
 ) -> None:
@@ -143,16 +143,17 @@ def export(
         typer.echo(f"{target}")
 
 
-def _targets(manifest: "Manifest", path: Path) -> dict[str, Path]:
-    if len(manifest.files) == 1 and not path.is_dir() and not str(path).endswith(os.sep):
-        return {manifest.files[0].name: path}
+def _targets(manifest: "Manifest", path: str) -> dict[str, Path]:
+    folder = Path(path)
+    if len(manifest.files) == 1 and not folder.is_dir() and not path.endswith(os.sep):
+        return {manifest.files[0].name: folder}
     from zenray.errors import StoreError
 
     for file in manifest.files:
         pure = PurePosixPath(file.name)
         if pure.is_absolute() or ".." in pure.parts:
             raise StoreError(f"artifact {manifest.digest[:12]} has a file {file.name!r}, which would leave {path}")
-    return {f.name: path / f.name for f in manifest.files}
+    return {f.name: folder / f.name for f in manifest.files}
 
 
 def _refuse_existing(targets: list[Path]) -> None:

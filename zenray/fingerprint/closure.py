@@ -240,6 +240,7 @@ class Closure:
             except ValueError:
                 form.text("empty cell")
                 continue
+            form.alias(self._values.alias_number(cell))
             self._names.write_target(value, form, f"{name}.{variable}")
         attributes = dict(sorted(vars(function).items()))
         self._values.write(attributes, form, f"an attribute of {name}")

@@ -30,6 +30,9 @@ _EXECUTES = (builtins.exec, builtins.compile, runpy.run_path, runpy.run_module)
 # These look up names of the module that calls them.
 _SEES_MODULE = (builtins.globals, builtins.eval, builtins.vars, builtins.dir)
 _IMPORTS = (importlib.import_module, builtins.__import__)
+_BUILTIN_DATA = frozenset({"None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"})
+# Through these, code sees what called it, or the text it was written as.
+_LOOKS_AROUND = frozenset({"f_back", "f_locals", "f_globals", "getsource", "getsourcelines"})
 _ABSENT = object()
 
 
@@ -98,7 +101,7 @@ class Names:
     def write_code(self, code: types.CodeType, namespace: Namespace, form: Form) -> None:
         """Write code and everything it refers to."""
         normal = self._forms(code)
-        self.mentions |= normal.mentions
+        self._note_mentions(normal, _module_name(namespace))
         form.text("code", normal.digest)
         for reference in normal.references:
             with self._passing(reference.imported):
@@ -106,6 +109,11 @@ class Names:
         with self._passing(True):
             for statement in normal.imports:
                 self._import(statement, namespace, form)
+
+    def _note_mentions(self, normal: CodeForm, module_name: str) -> None:
+        self.mentions |= normal.mentions
+        for name in sorted(normal.mentions & _LOOKS_AROUND):
+            self._walk.problem(f"code in {module_name} looks at the code or the variables of its callers ({name})")
 
     def write_target(self, value: Any, form: Form, name: str, *, is_called: bool = False) -> None:
         """Write what a name stands for; data becomes a part of its own."""
@@ -170,10 +178,19 @@ class Names:
         elif reference.is_guess:
             pass
         elif name in vars(builtins):
-            form.text("builtin", name, *reference.attributes)
-            self._indirect(vars(builtins)[name], reference, namespace, form)
+            return self._builtin(reference, namespace, form)
         else:
             self._unresolved(name, form)
+        return _ABSENT
+
+    def _builtin(self, reference: Reference, namespace: Namespace, form: Form) -> Any:
+        value = vars(builtins)[reference.name]
+        is_own = isinstance(value, types.FunctionType | type) and self._walk.is_first_party(value)
+        is_data = not callable(value) and reference.name not in _BUILTIN_DATA
+        if is_own or is_data:
+            return value  # the project has put something of its own there
+        form.text("builtin", reference.name, *reference.attributes)
+        self._indirect(value, reference, namespace, form)
         return _ABSENT
 
     def _unresolved(self, name: str, form: Form) -> None:
@@ -262,10 +279,17 @@ class Names:
 
     def _from_loaded(self, module: types.ModuleType, names: tuple[str, ...], form: Form) -> None:
         self._walk.reach(vars(module))
-        if not names or "*" in names:
+        if "*" in names:
             self._walk.link(module, form, module.__name__)
-            return
+        if not names:
+            # "import a.b" may bind a, and anything may be taken from it.
+            packages = module.__name__.split(".")
+            prefixes = (".".join(packages[: depth + 1]) for depth in range(len(packages)))
+            for loaded in (sys.modules[prefix] for prefix in prefixes if prefix in sys.modules):
+                self._walk.link(loaded, form, loaded.__name__)
         for name in names:
+            if name == "*":
+                continue
             if name in vars(module):
                 self.write_target(vars(module)[name], form, f"{display_name(module.__name__)}.{name}")
             else:
@@ -295,7 +319,7 @@ class Names:
         package = thing.module_name if is_package else thing.module_name.rpartition(".")[0]
         namespace = {"__name__": thing.module_name, "__package__": package}
         normal = self._forms(source.code())
-        self.mentions |= normal.mentions
+        self._note_mentions(normal, thing.module_name)
         form.text("code", normal.digest)
         for reference in normal.references:
             form.text(reference.name, *reference.attributes)

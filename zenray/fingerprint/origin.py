@@ -5,7 +5,6 @@ Runs in: driver.
 
 import functools
 import importlib.machinery
-import json
 import os
 import re
 import sys
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
+
+from zenray.hashing import digest_value
 
 _STDLIB = {os.path.dirname(path) for path in (os.__file__, os.path.realpath(os.__file__))}  # noqa: PTH120
 _INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
@@ -130,17 +131,20 @@ def distribution_of(module_name: str) -> tuple[str, str] | None:
 
 
 def distribution_state(module_name: str) -> tuple[str, str, str] | None:
-    """Return name, version and, where it was installed from a commit or an archive, which one."""
+    """Return name, version and a digest of the files, which is empty where the version alone is exact.
+
+    An index never has two builds of one version of a wheel. What was installed from elsewhere, such as by
+    ``pip install .``, has a ``direct_url.json`` (PEP 610) and may change without its version.
+    """
     found = _metadata_folder(module_name)
     if found is None:
         return None
     folder, name, version = found
-    try:
-        source = json.loads(Path(folder, "direct_url.json").read_text())
-    except (OSError, ValueError):
+    record = Path(folder, "RECORD")
+    if not Path(folder, "direct_url.json").exists() or not record.exists():
         return name, version, ""
-    exact = source.get("vcs_info", {}).get("commit_id") or source.get("archive_info", {}).get("hash")
-    return name, version, str(exact or "")
+    stat = record.stat()
+    return name, version, _recorded(str(record), stat.st_mtime_ns, stat.st_size)
 
 
 def _metadata_folder(module_name: str) -> tuple[str, str, str] | None:
@@ -190,6 +194,14 @@ def _owner(entry: str, changed_ns: int, top: str, file: str) -> tuple[str, str, 
             if _lists(Path(found[0], listing), line):
                 return found
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _recorded(record: str, changed_ns: int, size_bytes: int) -> str:
+    """Return a digest of the installed files that is the same on all machines, by the hashes that RECORD has."""
+    lines = Path(record).read_text(errors="replace").splitlines()
+    hashed = (line for line in lines if "sha256=" in line and not line.startswith("..") and ".dist-info/" not in line)
+    return digest_value(sorted(hashed))
 
 
 def _lists(path: Path, line_start: str) -> bool:

@@ -63,6 +63,10 @@ class Form:
         self._linked.append(encode(("link", number)))
         self._own.append(encode(("link", name)))
 
+    def alias(self, number: int) -> None:
+        """Write the number of a mutable object, to the exact version only: sharing it with others is behaviour."""
+        self._linked.append(encode(("alias", number)))
+
     def nest(self, inner: "Form", name: str | None = None) -> None:
         """Write another form; with a name, the own version holds the name in its place."""
         self._linked.append(framed(b"form", inner.linked))

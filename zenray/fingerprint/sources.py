@@ -147,15 +147,13 @@ def _acts_outside(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
 
 
 def _registrations(statement: ast.stmt, namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
-    """Yield decorators that leave a function or class as it is: what else would they do than register it."""
+    """Yield a definition whose decorators leave it as it is, or leave nothing: they must have registered it."""
     assert isinstance(statement, _DEFINITIONS)
     made = namespace.get(statement.name)
     is_plain = isinstance(made, type) or (isinstance(made, FunctionType) and not hasattr(made, "__wrapped__"))
-    if not is_plain or getattr(made, "__qualname__", None) != statement.name:
-        return
-    for decorator in statement.decorator_list:
-        if not _is_quiet(decorator, namespace):
-            yield ast.Expr(ast.Call(decorator, [ast.Name(statement.name, ast.Load())], []))
+    is_itself = is_plain and getattr(made, "__qualname__", None) == statement.name
+    if (is_itself or made is None) and not all(_is_quiet(d, namespace) for d in statement.decorator_list):
+        yield statement
 
 
 def _is_quiet(decorator: ast.expr, namespace: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ _PLAIN = frozenset(
     | {Decimal, Fraction, UUID}
 )
 _SEQUENCES = frozenset({list, tuple})
+_MUTABLE = frozenset({list, dict, set, bytearray})
 _SETS = frozenset({set, frozenset})
 _MAPPINGS = frozenset({dict, types.MappingProxyType})
 # They guard state, they hold none; that one is open or taken says nothing about the code.
@@ -80,6 +81,7 @@ class Values:
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
         self._open: list[int] = []
+        self._aliases: dict[int, tuple[int, object]] = {}  # with the objects, so that their ids stay their own
 
     def write(self, value: Any, form: Form, name: str) -> None:
         """Write any value; what has no content that can be compared becomes a problem that names it."""
@@ -95,8 +97,14 @@ class Values:
         finally:
             self._open.pop()
 
+    def alias_number(self, value: object) -> int:
+        """Number mutable objects as they are met, so that one that is met twice differs from two that are equal."""
+        return self._aliases.setdefault(id(value), (len(self._aliases), value))[0]
+
     def _write(self, value: Any, form: Form, name: str) -> None:
         kind = type(value)
+        if kind in _MUTABLE:
+            form.alias(self.alias_number(value))
         if kind in _PLAIN:
             form.raw(encode(value))
         elif kind is str or isinstance(value, PurePath):
@@ -224,8 +232,7 @@ class Values:
             reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(kind)
             reduced = reducer(value) if reducer else value.__reduce_ex__(4)
             if isinstance(reduced, str):
-                form.text("global", reduced)
-                self._walk.link(kind, form, name)
+                self._global(value, reduced, form, name)
                 return
             call, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
             content = [call, arguments, state, list(items or ()), [list(pair) for pair in pairs or ()]]
@@ -238,6 +245,21 @@ class Values:
             return
         self._walk.note_distribution(kind.__module__)
         self._all("reduced", content, form, name)
+
+    def _global(self, value: Any, global_name: str, form: Form, name: str) -> None:
+        """Write what pickle would write as a name; `numpy.frompyfunc` makes things that are not found under theirs."""
+        kind = type(value)
+        holders = [
+            module_name
+            for module_name, module in sorted(sys.modules.items())
+            if getattr(module, "__dict__", {}).get(global_name) is value and not self._walk.is_own_module(module_name)
+        ]
+        if not holders and kind.__module__ != "typing":
+            self._walk.problem(f"{name} is a {_type_name(value)} without a name, whose content cannot be compared")
+        form.text("global", global_name, *holders[:1])
+        for module_name in holders[:1]:
+            self._walk.note_distribution(module_name)
+        self._walk.link(kind, form, name)
 
 
 def is_zenray(value: Any) -> bool:

@@ -21,6 +21,10 @@ from zenray.errors import MetadataError
 from zenray.metadata import migration
 from zenray.metadata.failures import is_disconnect, translate
 
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
+_EXAMPLES = (
+    "'sqlite:////path/ledger.db', 'postgresql+psycopg://user@host/database' or 'mysql+pymysql://user@host/database'"
+)
 # SQLite: take the write lock at once, so that a transaction waits for its turn at its beginning, and never
 # fails half way because another process wrote in between.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
@@ -196,12 +200,12 @@ class Database:
 
 def _parse(url: str) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except ArgumentError as exc:
-        raise MetadataError(
-            "the metadata store's URL cannot be read; write it like 'sqlite:////path/ledger.db' "
-            "or 'postgresql+psycopg://user@host/database'"
-        ) from exc
+        raise MetadataError(f"the metadata store's URL cannot be read; write it like {_EXAMPLES}") from exc
+    if parsed.get_backend_name() not in _DIALECTS:
+        raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")
+    return parsed
 
 
 def _set_pragmas(connection: Any, _: object) -> None:

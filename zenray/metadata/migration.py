@@ -24,7 +24,7 @@ _SERVER_LOCK = {
     "mysql": "SELECT GET_LOCK('zenray.metadata', 60)",
     "mariadb": "SELECT GET_LOCK('zenray.metadata', 60)",
 }
-_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html
+_PAGE_BYTES_MIN = 512  # of any database: https://www.sqlite.org/fileformat.html
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
 
 
@@ -78,10 +78,13 @@ def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
 
 
 def _is_database(path: Path, name: str) -> bool:
-    """Say whether there is one; refuse any other file, because SQLite takes a very short one for an empty database."""
+    """Say whether there is one; refuse a file too short to be, because SQLite takes it for an empty database.
+
+    The file is never opened here: closing it would drop the locks of this process's other connections to it
+    (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    """
     try:
-        with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
+        size_bytes = path.stat().st_size
     except FileNotFoundError:
         return False
     except OSError as exc:
@@ -89,7 +92,7 @@ def _is_database(path: Path, name: str) -> bool:
             f"cannot read {name!r} ({exc.strerror}): it must be a file you may read; "
             "check its path and permissions, or keep state elsewhere with ZENRAY_HOME"
         ) from exc
-    if head and head != _MAGIC:
+    if 0 < size_bytes < _PAGE_BYTES_MIN:
         raise MetadataError(f"{name!r} is not a SQLite database, and was not changed: use another path for the ledger")
     return True
 

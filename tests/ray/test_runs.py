@@ -1,0 +1,263 @@
+"""Whole runs on Ray, each driver a process of its own, as a user starts them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import zenray
+from zenray import local_cluster
+
+PROJECT = {
+    "helpers.py": """
+def clean(n):
+    return n + 1
+""",
+    "flow.py": """
+import os, sys, time
+from pathlib import Path
+from typing import Annotated
+import helpers
+from zenray import pipeline, step
+
+@step
+def load(n: int) -> int:
+    return n
+
+@step
+def features(n: int) -> int:
+    return helpers.clean(n) * 10
+
+@step
+def train(n: int) -> tuple[Annotated[int, "model"], Annotated[float, "score"]]:
+    print("training on", n)
+    return n, n / 2
+
+@pipeline
+def flow(n: int = 1):
+    model, score = train(features(load(n)))
+    return score
+
+@step(cache=False)
+def where(n: int, seconds: float) -> dict[str, str]:
+    time.sleep(seconds)
+    return {"pid": str(os.getpid()), "cwd": os.getcwd(), "var": os.environ.get("MY_SECRET", "none"),
+            "cuda": os.environ.get("CUDA_VISIBLE_DEVICES", "unset")}
+
+@pipeline
+def parallel(count: int = 2):
+    for i in range(count):
+        where(i, 0.5)
+
+@step
+def broken(n: int) -> int:
+    print("about to fail")
+    raise KeyError("missing column")
+
+@step
+def dies(path: str, lives: int) -> int:
+    count = len(Path(path).read_text()) if Path(path).exists() else 0
+    Path(path).write_text("x" * (count + 1))
+    if count < lives:
+        os._exit(3)
+    return count
+
+@pipeline
+def failing():
+    load(broken(1))
+    load(7)
+
+@pipeline
+def dying(path: str, lives: int):
+    return dies(path, lives)
+
+@step(cache=False)
+def slow(path: str) -> None:
+    Path(path).write_text("started")
+    time.sleep(600)
+
+@pipeline
+def hanging(path: str):
+    load(5)
+    slow(path)
+
+@pipeline
+def greedy():
+    load.options(num_cpus=1000)(1)
+
+@step
+def one_of(i: int, salt: int) -> int:
+    return i
+
+@pipeline
+def many(count: int, salt: int):
+    for i in range(count):
+        one_of(i, salt)
+""",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))
+    monkeypatch.delenv("ZENRAY_STACK", raising=False)
+    for name, text in PROJECT.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def begin(project: Path, target: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "zenray", "submit", target, *arguments]
+    return subprocess.Popen(
+        words, cwd=project, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def submit(project: Path, target: str, *arguments: str, code: int = 0, **environment: str) -> str:
+    process = begin(project, target, *arguments, **environment)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    return output
+
+
+def statuses(pipeline: str) -> dict[str, str]:
+    return {n: str(s.status) for n, s in zenray.get_pipeline(pipeline).runs[-1].steps.items()}
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def test_an_edited_helper_runs_what_uses_it_and_explain_names_it(project: Path) -> None:
+    assert "[train] training on 20" in submit(project, "flow.py:flow")
+    assert statuses("flow") == {"load": "succeeded", "features": "succeeded", "train": "succeeded"}
+    submit(project, "flow.py:flow")
+    assert set(statuses("flow").values()) == {"cached"}
+    (project / "helpers.py").write_text("def clean(n):\n    return n + 2  # edited\n")
+    submit(project, "flow.py:flow")
+    assert statuses("flow") == {"load": "cached", "features": "succeeded", "train": "succeeded"}
+    words = [sys.executable, "-m", "zenray", "run", "explain", "latest", "features"]
+    shown = subprocess.run(words, cwd=project, text=True, capture_output=True, check=True).stdout
+    assert "clean" in shown
+    assert "helpers.py" in shown
+
+
+def test_a_script_run_directly_shares_the_cache_with_submit(project: Path) -> None:
+    (project / "flow.py").write_text(
+        PROJECT["flow.py"] + "\nif __name__ == '__main__':\n    print(flow(n=50).status)\n"
+    )
+    done = subprocess.run([sys.executable, "flow.py"], cwd=project, text=True, capture_output=True, check=False)
+    assert done.stdout.endswith("succeeded\n"), done.stderr
+    submit(project, "flow.py:flow", "-p", "n=50")
+    assert set(statuses("flow").values()) == {"cached"}
+
+
+def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surroundings(project: Path) -> None:
+    submit(project, "flow.py:parallel", MY_SECRET="for this run")
+    found = [s.output.load() for s in zenray.get_pipeline("parallel").runs[-1].steps.values()]
+    assert len({f["pid"] for f in found}) == 2
+    assert {(f["cwd"], f["var"], f["cuda"]) for f in found} == {(str(project), "for this run", "")}
+    submit(project, "flow.py:parallel")
+    assert {s.output.load()["var"] for s in zenray.get_pipeline("parallel").runs[-1].steps.values()} == {"none"}
+
+
+def test_a_failed_step_shows_its_own_traceback_and_other_branches_finish(project: Path) -> None:
+    shown = submit(project, "flow.py:failing", code=1)
+    assert 'raise KeyError("missing column")' in shown
+    assert "zenray/worker.py" not in shown
+    assert statuses("failing") == {"broken": "failed", "load": "skipped", "load_2": "succeeded"}
+    assert "about to fail" in zenray.get_pipeline("failing").runs[-1].steps["broken"].logs
+
+
+def test_a_lost_worker_is_replaced_and_a_step_that_always_dies_fails_as_such(project: Path) -> None:
+    submit(project, "flow.py:dying", "-p", f"path={project}/count", "-p", "lives=2")
+    step = zenray.get_pipeline("dying").runs[-1].steps["dies"]
+    assert [str(a.status) for a in step.attempts] == ["failed", "failed", "succeeded"]
+    submit(project, "flow.py:dying", "-p", f"path={project}/count2", "-p", "lives=99", code=1)
+    error = zenray.get_pipeline("dying").runs[-1].steps["dies"].record.error
+    assert error is not None
+    assert error["kind"] == "worker"
+
+
+def test_ctrl_c_cancels_the_tasks_and_the_run(project: Path) -> None:
+    process = begin(project, "flow.py:hanging", "-p", f"path={project}/started")
+    wait_for(project / "started")
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert zenray.get_pipeline("hanging").runs[-1].status == "cancelled"
+    assert statuses("hanging") == {"load": "succeeded", "slow": "cancelled"}
+
+
+def test_a_killed_driver_leaves_no_half_artifact_and_the_next_run_goes_on_from_what_is_committed(project: Path) -> None:
+    process = begin(project, "flow.py:hanging", "-p", f"path={project}/again")
+    wait_for(project / "again")
+    time.sleep(0.5)  # the record of `load` is committed within a tenth of a second
+    process.kill()
+    process.wait()
+    from zenray import artifacts
+    from zenray.views import Books
+
+    books = Books()
+    for record in books.ledger.list_artifacts(limit=10_000):
+        artifacts.verify(record.manifest, books.store)
+    process = begin(project, "flow.py:hanging", "-p", f"path={project}/third")
+    wait_for(project / "third")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert statuses("hanging")["load"] == "cached"
+
+
+def test_a_request_that_no_node_can_grant_is_refused(project: Path) -> None:
+    shown = submit(project, "flow.py:greedy", code=1)
+    assert "CPU 1000" in shown
+    assert "CPU 2" in shown
+
+
+def test_processes_that_share_a_ledger_all_succeed(project: Path) -> None:
+    running = [begin(project, "flow.py:many", "-p", "count=20", "-p", f"salt={i // 2}") for i in range(3)]
+    for process in running:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        assert "locked" not in output
+    for run in zenray.get_pipeline("many").runs[-3:]:
+        assert {s.status.has_outputs for s in run.steps.values()} == {True}
+        assert len(run.steps) == 20
+
+
+def test_a_cached_run_does_not_touch_ray(project: Path) -> None:
+    submit(project, "flow.py:flow", "-p", "n=77")
+    code = (
+        "import sys; from zenray.submit import load_pipeline; r = load_pipeline('flow.py:flow')(n=77); "
+        "assert {str(s.status) for s in r.steps.values()} == {'cached'}; assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True, timeout=60)
+
+
+def test_a_module_that_is_edited_in_a_long_session_runs_as_edited(project: Path) -> None:
+    code = """
+import importlib, sys, pathlib
+sys.path.insert(0, ".")
+import helpers, flow
+def total():
+    return flow.flow(n=123).steps["features"].output.load()
+before = total()
+pathlib.Path("helpers.py").write_text("def clean(n):\\n    return n + 1000\\n")
+importlib.reload(helpers)
+assert (before, total()) == (1240, 11230), total()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_cluster_of_these_runs_is_one_and_still_there(project: Path) -> None:
+    status = local_cluster.status()
+    assert status is not None
+    assert status.info.num_cpus == 2
