@@ -3,7 +3,9 @@
 Runs in: driver.
 """
 
+import sys
+
 from zenray.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

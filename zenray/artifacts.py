@@ -155,7 +155,7 @@ or opt in to pickle for this step, which ties the artifact to this code and thes
 
 def _put_manifest(manifest: Manifest, store: Store) -> None:
     name = manifest_name(manifest.digest)
-    if not store.has_named(name):
+    if not store.touch(name):
         store.put_named(name, json.dumps(manifest.to_json(), separators=(",", ":")).encode())
 
 

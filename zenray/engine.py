@@ -455,6 +455,8 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
+        if result.started_at:
+            state.started_at = result.started_at
         if result.failure is None:
             if result.ended_at:
                 seconds = result.ended_at - result.started_at

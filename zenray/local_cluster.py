@@ -31,6 +31,7 @@ from typing import NamedTuple, Self
 
 from zenray import processes
 from zenray.errors import ClusterError, ConfigError
+from zenray.settings import home
 
 DEFAULT_IDLE_S = 900.0
 IDLE_VARIABLE = "ZENRAY_CLUSTER_IDLE_S"
@@ -494,7 +495,7 @@ def _place() -> Place:
     package = _ray_package()
     version = re.search(r'^version = "(.+)"', (package / "_version.py").read_text(encoding="utf-8"), re.MULTILINE)
     ray_version = version.group(1) if version else "unknown"
-    base = Path(os.environ.get("ZENRAY_HOME") or "~/.zenray").expanduser().absolute()
+    base = home()
     # A home folder may be shared by machines: the name of this one is part of the identity.
     identity = (str(base), sys.prefix, sys.version, ray_version, platform.node())
     name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]

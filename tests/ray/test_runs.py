@@ -87,7 +87,7 @@ def hanging(path: str):
 
 @pipeline
 def greedy():
-    load.options(num_cpus=1000)(1)
+    load.options(num_cpus=1000)(987654)
 
 @step
 def one_of(i: int, salt: int) -> int:
@@ -201,7 +201,7 @@ def test_a_killed_driver_leaves_no_half_artifact_and_the_next_run_goes_on_from_w
     wait_for(project / "again")
     time.sleep(0.5)  # the record of `load` is committed within a tenth of a second
     process.kill()
-    process.wait()
+    process.communicate()
     from zenray import artifacts
     from zenray.views import Books
 

@@ -75,7 +75,7 @@ def test_a_step_called_outside_a_pipeline_is_just_the_function() -> None:
 def test_a_static_pipeline_runs_and_reads_back() -> None:
     @pipeline
     def static(n: int = 3):
-        half, text = parts(double(number(n)))
+        half, _ = parts(double(number(n)))
         return {"half": half, "all": total([half, double(half), 5])}
 
     run = static(n=4)

@@ -64,6 +64,10 @@ class Store(Protocol):
         """Say whether a named file is there."""
         ...
 
+    def touch(self, name: str) -> bool:
+        """Say whether a name is there, and make it young again where the store can."""
+        ...
+
     def put_file(self, name: str, path: Path) -> None:
         """Copy a local file to a relative name."""
         ...

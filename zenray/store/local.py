@@ -77,6 +77,15 @@ class LocalStore:
         """Look for a named file."""
         return os.path.exists(self._path(name))
 
+    def touch(self, name: str) -> bool:
+        """Make a file young again, which garbage collection spares; False where it is not there (any more)."""
+        with _translating("write to", self.uri):
+            try:
+                os.utime(self._path(name))
+            except FileNotFoundError:
+                return False
+            return True
+
     def put_file(self, name: str, path: Path) -> None:
         """Stream a local file in and rename it into place."""
         with _translating("write to", self.uri), path.open("rb") as source:
@@ -155,8 +164,7 @@ class LocalObjectWriter:
         with _translating("write to", self._store.uri):
             os.fchmod(self._file.fileno(), 0o444)  # a stored object is never changed, not by accident either
             self._file.close()
-            if self._store.has(digest, self._size_bytes):
-                os.utime(self._store.local_path(object_name(digest)))  # garbage collection spares the young
+            if self._store.has(digest, self._size_bytes) and self._store.touch(object_name(digest)):
                 os.unlink(self._temporary)
             else:
                 self._store.publish(self._temporary, object_name(digest))
@@ -179,7 +187,7 @@ def _translating(verb: str, uri: str) -> Iterator[None]:
 
 def _translated(exc: OSError, verb: str, uri: str) -> StoreError:
     advice = {
-        errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what nothing needs) and run again",
+        errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what is unused) and run again",
         errno.EDQUOT: "the disk quota is used up: free some space and run again",
         errno.EACCES: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",
         errno.EPERM: "permission denied: give this user write access, or choose another folder with ZENRAY_HOME",

@@ -62,6 +62,10 @@ class RemoteStore:
             except FileNotFoundError:
                 return None
 
+    def touch(self, name: str) -> bool:
+        """Say whether a file is there; an object store has no way to make it young again."""
+        return self.has_named(name)
+
     def has_named(self, name: str) -> bool:
         """Look for a named file, past any listing that was kept."""
         with _translating("look up a file in", self.uri):
