@@ -22,7 +22,7 @@ from edits import EDITS, INPUTS, PROJECT, STEPS, Edit, write_project
 
 DSL = HERE / "edits_dsl"
 TOOLS = ("zenray", "zenml", "prefect", "redun", "joblib")
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 PLAIN = Peer("plain", "")
 
 

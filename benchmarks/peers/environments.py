@@ -5,6 +5,7 @@ Runs in: the harness.
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,11 @@ PEERS = {
             "prefect",
             # Prefect 3.8 fails to import with newer FastAPI releases: Body() has lost `min_items`.
             ("prefect", "fastapi<0.150", *FRAMES),
-            {"PREFECT_HOME": "{home}/prefect", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
+            {
+                "PREFECT_HOME": "{home}/prefect",
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 s are short on a busy machine
+            },
         ),
         Peer(
             "dagster",
@@ -179,5 +184,7 @@ def _output(command: Sequence[str]) -> str:
 
 
 def _last_line(text: str) -> str:
+    """Return the last line, or the last that names an error, since tools go on to talk about their shutting down."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no output"
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed|ERROR)\w*: ", line)]
+    return (errors or lines or ["no output"])[-1][:200]

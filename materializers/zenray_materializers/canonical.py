@@ -8,6 +8,7 @@ there are no nulls nothing large is copied here. Unions, run-end encodings, list
 types stay as they are.
 """
 
+import functools
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ _AS_THEY_ARE = (
     pa.types.is_list_view,
     pa.types.is_large_list_view,
 )
+_INTEGERS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 _VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 
 
@@ -41,7 +43,10 @@ def canonical(array: Any) -> Any:
         return canonical(array.cast(_VIEWS[kind])).cast(kind)
     if pa.types.is_struct(kind):
         return _struct(array)
-    if array.null_count or (pa.types.is_boolean(kind) and (array.offset % 8 or len(array) % 8)):
+    is_split = array.offset % 8 or len(array) % 8  # a bitmap begins or ends within a byte
+    if array.null_count and not is_split and pa.types.is_primitive(kind) and kind.bit_width in _INTEGERS:
+        return _zeroed(array)
+    if array.null_count or (pa.types.is_boolean(kind) and is_split):
         array = array.take(_indices(len(array)))
     if pa.types.is_map(kind):
         return _map(array)
@@ -72,10 +77,20 @@ def _is_one_of(tests: Any, kind: Any) -> bool:
     return any(is_it(kind) for is_it in tests)
 
 
+@functools.lru_cache(maxsize=2)  # the batches of a table have one length, but for the last
 def _indices(length: int) -> Any:
     if length < 1000:
         return pa.array(range(length), pa.int64())
     return pc.subtract(pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int64()), length)), 1)
+
+
+def _zeroed(array: Any) -> Any:
+    """Return numbers with zeros under the nulls; ``take`` does that as well, at a third of the speed."""
+    filled = pc.fill_null(array.view(_INTEGERS[array.type.bit_width]), 0)
+    validity = array.buffers()[0].slice(array.offset // 8, len(array) // 8)
+    return _fixed_width(
+        pa.Array.from_buffers(array.type, len(array), [validity, filled.buffers()[1]], offset=filled.offset)
+    )
 
 
 def _struct(array: Any) -> Any:

@@ -54,6 +54,7 @@ def _arrow_columns(*, has_nulls: bool) -> dict[str, Any]:
         "binary": column(pa.binary(), lambda: text().encode()),
         "fixed_binary": column(pa.binary(3), lambda: b"abc"),
         "timestamp": column(pa.timestamp("us", "UTC"), lambda: dt.datetime(2026, 1, 1 + number() % 20)),
+        "interval": column(pa.month_day_nano_interval(), lambda: pa.MonthDayNano([1, 2, number()])),
         "date": column(pa.date32(), lambda: dt.date(2026, 1, 1 + number() % 20)),
         "decimal": column(pa.decimal128(10, 2), lambda: Decimal(number()) / 4),
         "list": column(pa.list_(pa.int32()), lambda: [number()] * (number() % 4)),

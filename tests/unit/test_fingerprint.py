@@ -190,6 +190,8 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "option of a library": (
         "import decimal\ndecimal.getcontext().prec = 5\ndef f(): return decimal.Decimal(1) / 3", "prec = 5", "prec = 6"),
     "environment variable set": ("import os\nos.environ['FINGERPRINT_X'] = '1'\ndef f(): return os.environ['FINGERPRINT_X']", "'1'", "'2'"),
+    "object that an import-time statement uses": (
+        "import threading, random\nL = threading.local()\nL.x = 1\nrandom.seed(L.x)\ndef f(): return random.random()", "= 1", "= 2"),
     "accessor registered with a library": (
         "import pandas\n@pandas.api.extensions.register_series_accessor('fp')\nclass A:\n def __init__(s, o): pass\n"
         " def g(s): return 1\ndef f(): return pandas.Series([1]).fp.g()", "return 1", "return 2"),

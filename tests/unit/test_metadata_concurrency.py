@@ -298,7 +298,7 @@ def test_a_database_that_stays_locked_is_reported(path):
 
 
 def test_a_file_damaged_under_a_writer_is_reported(ledger, path):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
+    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0, retry_s=0.2)
     writer.flush()
     ledger.close()
     for suffix in ("-wal", "-shm"):

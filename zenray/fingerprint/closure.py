@@ -67,7 +67,7 @@ class Closure:
         self._stream = blake3(RECIPE.encode())
         self._numbers: dict[int, int] = {}
         self._things: list[Any] = []  # by number; also keeps them alive, so that their ids stay their own
-        self._queue: deque[tuple[Any, str]] = deque()
+        self._queue: deque[tuple[Any, str, bool]] = deque()
         self._modules: dict[str, types.ModuleType] = {}
         self._pending_modules: deque[types.ModuleType] = deque()
         self._current: int | None = None
@@ -80,6 +80,7 @@ class Closure:
         self._classes: list[type] = []
         self._passed_to_library: set[int] = set()
         self._in_library = False
+        self._is_background = False  # visiting what only import-time statements reach
         self._is_silent = False  # inside of a function of a library, whose variables mean nothing to people
 
     def walk(self, target: Callable[..., Any] | type) -> Fingerprint:
@@ -114,7 +115,7 @@ class Closure:
         number = self._numbers.setdefault(id(thing), len(self._things))
         if number == len(self._things):
             self._things.append(thing)
-            self._queue.append((thing, name))
+            self._queue.append((thing, name, self._is_background))
         if self._names.is_lasting:
             self._edges.setdefault(self._current, []).append(number)
         form.link(number, str(getattr(thing, "__qualname__", None) or name))
@@ -157,8 +158,13 @@ class Closure:
         self._add("module", thing.module_name, digest_bytes(form.own), file=thing.file)
 
     def problem(self, text: str) -> None:
-        """Note why the closure cannot be known."""
-        self._problems.setdefault(text)
+        """Note why the closure cannot be known.
+
+        What an import-time statement does to a library counts by its code, and by that of what it uses; values of
+        which not even the type's content can be seen do not make every step of the module a problem.
+        """
+        if not self._is_background:
+            self._problems.setdefault(text)
 
     def reach(self, namespace: Mapping[str, Any]) -> None:
         """Note that code of a module is used, so that what its import does counts."""
@@ -178,16 +184,17 @@ class Closure:
         is_done = False
         while not is_done:
             while self._queue:
-                thing, name = self._queue.popleft()
+                thing, name, self._is_background = self._queue.popleft()
                 self._current = self._numbers[id(thing)]
                 form = Form()
                 self._visit(thing, name, form)
                 self._stream.update(framed(b"thing", form.linked))
-            self._names.is_lasting = False
-            if self._pending_modules:
-                self._visit_import_time(self._pending_modules.popleft())
-            else:
-                is_done = not self._queue_annotated()
+            self._names.is_lasting = self._is_background = False
+            if not self._queue_annotated():
+                self._is_background = True
+                is_done = not self._pending_modules
+                if self._pending_modules:
+                    self._visit_import_time(self._pending_modules.popleft())
             self._names.is_lasting = True
 
     def _visit(self, thing: Any, name: str, form: Form) -> None:

@@ -65,6 +65,11 @@ class Source:
     def import_time_statements(self, namespace: Mapping[str, Any]) -> CodeType | None:
         """Compile the statements that act on something outside of the module's own values; None if there are none."""
         statements = list(_effects(self.tree.body, namespace))
+        for statement in statements:  # which grows
+            names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+            objects = (name for name in sorted(names) if not _is_own(ast.Name(name), namespace))
+            made = [ast.Expr(maker) for name in objects for node in self.tree.body for maker in _makers(node, name)]
+            statements += [new for new in made if all(new.value is not _expression(old) for old in statements)]
         return _compiled(statements, self.path) if statements else None
 
     def origin_of(self, name: str) -> CodeType | None:
@@ -90,6 +95,10 @@ class Sources:
         if known is None or known[0] != state:
             known = self._known[path] = (state, _parsed(path))
         return known[1]
+
+
+def _expression(statement: ast.stmt) -> ast.expr | None:
+    return statement.value if isinstance(statement, ast.Expr) else None
 
 
 def _parsed(path: str) -> Source | None:

@@ -172,38 +172,38 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._states: dict[str, Values] = {}
-        self._codes: dict[str, Values] = {}
-        self._steps: dict[tuple[str, str], Values] = {}
-        self._attempts: dict[tuple[str, str, int], Values] = {}
-        self._artifacts: dict[tuple[str, str], Values] = {}
-        self._inputs: dict[tuple[str, str], list[Values]] = {}
-        self._outputs: dict[tuple[str, str], list[Values]] = {}
-        self._entries: dict[tuple[str, str], Values] = {}
+        self.states: dict[str, Values] = {}
+        self.codes: dict[str, Values] = {}
+        self.steps: dict[tuple[str, str], Values] = {}
+        self.attempts: dict[tuple[str, str, int], Values] = {}
+        self.artifacts: dict[tuple[str, str], Values] = {}
+        self.inputs: dict[tuple[str, str], list[Values]] = {}
+        self.outputs: dict[tuple[str, str], list[Values]] = {}
+        self.entries: dict[tuple[str, str], Values] = {}
 
     def add(self, change: Change) -> None:
         """Take a change into the batch."""
         match change:
             case StepRunRecord():
-                self._steps[change.run_id, change.name] = _step_to_row(change)
+                self.steps[change.run_id, change.name] = _step_to_row(change)
             case AttemptRecord():
-                self._attempts[change.run_id, change.name, change.number] = _attempt_to_row(change)
+                self.attempts[change.run_id, change.name, change.number] = _attempt_to_row(change)
             case ArtifactRecord():
-                if (change.digest, change.store) not in self._artifacts:
-                    self._artifacts[change.digest, change.store] = _artifact_to_row(change)
+                if (change.digest, change.store) not in self.artifacts:
+                    self.artifacts[change.digest, change.store] = _artifact_to_row(change)
             case StepInputs():
-                self._inputs[change.run_id, change.name] = [
+                self.inputs[change.run_id, change.name] = [
                     {"run_id": i.run_id, "name": i.name, "argument": i.argument, "position": i.position}
                     | {"digest": i.digest, "producer": i.producer}
                     for i in change.inputs
                 ]
             case StepOutputs():
-                self._outputs[change.run_id, change.name] = [
+                self.outputs[change.run_id, change.name] = [
                     {"run_id": o.run_id, "name": o.name, "output": o.output, "position": o.position, "digest": o.digest}
                     for o in change.outputs
                 ]
             case CacheEntry():
-                self._entries[change.key, change.store] = {
+                self.entries[change.key, change.store] = {
                     "key": change.key,
                     "store": change.store,
                     "run_id": change.run_id,
@@ -212,9 +212,9 @@ class Batch:
                     "created_at": change.created_at,
                 }
             case CodeRecord():
-                self._codes.setdefault(change.digest, {"digest": change.digest, "parts": to_json(change.parts)})
+                self.codes.setdefault(change.digest, {"digest": change.digest, "parts": to_json(change.parts)})
             case RunState():
-                self._states[change.run_id] = {
+                self.states[change.run_id] = {
                     "_run_id": change.run_id,
                     "status": change.status.value,
                     "ended_at": change.ended_at,
@@ -245,13 +245,13 @@ class BatchWriter:
 
     def write(self, connection: Connection, batch: Batch) -> None:
         """Write a batch inside the transaction that is open; a row comes after those it refers to."""
-        self._states.execute(connection, batch._states.values())
-        self._codes.execute(connection, batch._codes.values())
-        self._steps.execute(connection, batch._steps.values())
-        self._attempts.execute(connection, batch._attempts.values())
-        self._artifacts.execute(connection, batch._artifacts.values())
-        self._entries.execute(connection, batch._entries.values())
-        for (clear, insert), groups in ((self._inputs, batch._inputs), (self._outputs, batch._outputs)):
+        self._states.execute(connection, batch.states.values())
+        self._codes.execute(connection, batch.codes.values())
+        self._steps.execute(connection, batch.steps.values())
+        self._attempts.execute(connection, batch.attempts.values())
+        self._artifacts.execute(connection, batch.artifacts.values())
+        self._entries.execute(connection, batch.entries.values())
+        for (clear, insert), groups in ((self._inputs, batch.inputs), (self._outputs, batch.outputs)):
             clear.execute(connection, [{"_run_id": run_id, "_name": name} for run_id, name in groups])
             insert.execute(connection, [row for rows in groups.values() for row in rows])
 
