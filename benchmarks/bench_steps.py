@@ -1,4 +1,4 @@
-"""Steps per second and milliseconds per chained step, against bare Ray tasks on the same cluster in the same process."""
+"""Steps a second and milliseconds a chained step, against bare Ray tasks on the same cluster in one process."""
 
 import statistics
 import tempfile

@@ -42,7 +42,8 @@ def key_of(step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str],
         "code": fingerprint.digest,
         "arguments": {name: digest_value(["argument", tree_bytes(v, inputs)]) for name, v in counted.items()},
         "outputs": [o.name for o in step.outputs] if step.is_multiple else step.outputs[0].name,
-        "environment": {"platform": platform.machine(), **_custom_materializers()},
+        # a registration beyond the built-in ones decides how an output is stored
+        "environment": {"platform": platform.machine(), **registry.custom()},
         "salt": step.settings.salt,
     }
     if fingerprint.problems:
@@ -62,11 +63,6 @@ def tree_bytes(tree: Any, inputs: Sequence[str]) -> bytes:
     if kind is dict:
         return framed(b"dict", b"".join(framed(encode(k), tree_bytes(v, inputs)) for k, v in tree.items()))
     return encode(tree)
-
-
-def _custom_materializers() -> dict[str, str]:
-    """Return the registrations beyond the built-in ones: they decide how an output is stored."""
-    return {r.type_name: r.materializer for r in registry.registrations() if r.origin != "built in"}
 
 
 def differences(

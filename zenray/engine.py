@@ -437,6 +437,7 @@ class Coordinator:
             allow_pickle=settings.allow_pickle,
             log_uri=state.log_path,
             has_gpu=settings.resources.num_gpus > 0,
+            is_tiny=self._durations.get(state.step.function, UNIT_S) < UNIT_S,
         )
 
     def _is_trusted(self, state: StepState, index: int) -> bool:

@@ -104,6 +104,8 @@ class Registry:
     def __init__(self) -> None:
         self._table: dict[str, Registration] = {}
         self._is_loaded = False
+        self._paths: dict[str, str] = {}  # what table() and custom() return: both are asked for at every step
+        self._custom: dict[str, str] = {}
 
     def register(self, materializer: type[Materializer], *, origin: str = "register()") -> type[Materializer]:
         """Add a materializer for all its types; usable as a decorator. Its class must be importable by name."""
@@ -134,7 +136,14 @@ class Registry:
     def table(self) -> dict[str, str]:
         """Return what a worker needs: type name to ``module:Class``, a leading ``=`` marking exact types."""
         self._load()
-        return {("=" if r.is_exact else "") + r.type_name: r.materializer for r in self._table.values()}
+        if not self._paths:
+            self._paths = {("=" if r.is_exact else "") + r.type_name: r.materializer for r in self._table.values()}
+        return self._paths
+
+    def custom(self) -> dict[str, str]:
+        """Return the registrations beyond the built-in ones, type name to ``module:Class``."""
+        self._load()
+        return self._custom
 
     def near(self, cls: type) -> str:
         """Name registered types that resemble a class, for an error."""
@@ -164,6 +173,8 @@ class Registry:
             is_exact = getattr(materializer, "is_exact", False)
             is_pickle = getattr(materializer, "is_pickle", False)
             self._table[name] = Registration(name, path, is_exact, is_pickle, origin)
+            self._custom[name] = path
+        self._paths = {}
 
 
 registry = Registry()

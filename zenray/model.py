@@ -191,6 +191,7 @@ class StepCall:
     allow_pickle: bool
     log_uri: str
     has_gpu: bool = False
+    is_tiny: bool = False  # its log need not be followed while it runs
 
 
 @dataclass(frozen=True, slots=True)

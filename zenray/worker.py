@@ -9,7 +9,9 @@ import inspect
 import logging
 import os
 import pickle
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -37,7 +39,7 @@ def run_step(
     failure: Failure | None = None
     log = Path(call.log_uri)
     try:
-        with capture(log, is_tee=is_tee):
+        with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
                 outputs = _run(call, function, store)
             except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001 - this is where a step's errors end
@@ -159,23 +161,45 @@ def _own_traceback(exc: BaseException) -> str:
 
 
 @contextmanager
-def capture(log: Path, *, is_tee: bool) -> Iterator[None]:
+def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[None]:
     """Send everything this process prints to a log file, also what C code and child processes print.
 
     With ``is_tee`` only Python's own streams are taken, and the terminal still shows them: for steps that run in the
-    user's process. An empty log is removed.
+    user's process. Where nothing was printed there is no log. A log that nobody follows while it grows is written at
+    the end: making and removing a file costs as much as a tiny step.
     """
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handler = _default_handler()
-    with open(log, "ab", buffering=0) as file:
-        try:
-            with _tee(file) if is_tee else _redirect(file.fileno()):
+    try:
+        if is_followed:
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(log, "ab", buffering=0) as file, _tee(file) if is_tee else _redirect(file.fileno()):
                 yield
-        finally:
-            if handler is not None:
-                logging.getLogger().removeHandler(handler)
-    if log.stat().st_size == 0:
-        log.unlink()
+            if log.stat().st_size == 0:
+                log.unlink()
+        else:
+            spool = _spool()
+            with _tee(spool) if is_tee else _redirect(spool.fileno()):
+                yield
+            if os.fstat(spool.fileno()).st_size:
+                _empty_into(spool, log)
+    finally:
+        if handler is not None:
+            logging.getLogger().removeHandler(handler)
+
+
+@functools.cache
+def _spool() -> Any:
+    """Return this process's nameless file for what tiny steps print."""
+    return tempfile.TemporaryFile(prefix="zenray-", buffering=0)
+
+
+def _empty_into(spool: Any, log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    spool.seek(0)
+    with open(log, "ab") as file:
+        shutil.copyfileobj(spool, file)
+    spool.seek(0)
+    spool.truncate()
 
 
 def _default_handler() -> logging.Handler | None:

@@ -8,11 +8,13 @@ other permissions. A loaded path is a private copy in a temporary directory, rem
 """
 
 import atexit
+import fcntl
 import functools
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +25,8 @@ from zenray.model import Json
 
 _DATA = "data"
 _MAX_LISTED = 20
+_PREFIX = "zenray-files-"
+_NEW_S = 60
 
 
 class PathMaterializer(Materializer):
@@ -162,8 +166,12 @@ def _make_executable(path: Path) -> None:
 
 
 @functools.cache
-def _temporary_root() -> str:
-    root = tempfile.mkdtemp(prefix="zenray-files-")
+def _temporary_root() -> Path:
+    """Return this process's directory for loaded files; it goes with the process, if need be by the next one's hand."""
+    for stale in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        _remove_if_left(stale)
+    root = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    _lock(root)
     owner = os.getpid()
 
     def remove() -> None:
@@ -172,3 +180,26 @@ def _temporary_root() -> str:
 
     atexit.register(remove)
     return root
+
+
+def _lock(root: Path) -> int:
+    """Lock a directory for as long as this process lives, and return the descriptor; OSError where another has it."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove_if_left(root: Path) -> None:
+    """Remove the directory of a process that was killed: nobody holds its lock, and it isn't just being made."""
+    try:
+        if time.time() - root.stat().st_mtime < _NEW_S:
+            return
+        descriptor = _lock(root)
+    except OSError:  # another user's, in use, or gone already
+        return
+    shutil.rmtree(root, ignore_errors=True)
+    os.close(descriptor)

@@ -1,12 +1,15 @@
 """The materializers that come with ZenRay keep the contract: plain values, files, pickles, and the table of types."""
 
+import atexit
 import dataclasses
 import datetime as dt
 import enum
+import fcntl
 import functools
 import json
 import math
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -313,10 +316,17 @@ def test_a_field_added_to_a_dataclass_has_its_default_when_an_old_value_is_loade
         PlainMaterializer().load(files.reader(), Item, {})
 
 
+def _scratch() -> Path:
+    """Return a new directory that goes away with the process; fixtures aren't to be had in the other process."""
+    path = tempfile.mkdtemp(prefix="zenray-test-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
 @functools.cache
 def _tree() -> Path:
     """Make a directory with something of everything; in each process its own, with the same content."""
-    root = Path(tempfile.mkdtemp(prefix="zenray-test-")) / "out"
+    root = _scratch() / "out"
     (root / "empty" / "deeper").mkdir(parents=True)
     (root / "sub").mkdir()
     (root / "sub" / "ä b.txt").write_text("text")
@@ -347,7 +357,7 @@ class TestPath(MaterializerContract):
         return {"file": root / "large.bin", "program": root / "run.sh", "directory": root, "empty": root / "empty"}
 
     def refused(self) -> Mapping[str, Any]:
-        root = Path(tempfile.mkdtemp(prefix="zenray-test-"))
+        root = _scratch()
         for name, target in (("outside", "/etc/hosts"), ("up", ".."), ("broken", "nowhere"), ("loop", "loop")):
             (root / name).mkdir()
             (root / name / "link").symlink_to(target)
@@ -379,20 +389,37 @@ def test_stored_names_that_leave_the_directory_are_refused() -> None:
             PathMaterializer().load(files.reader(), Path, kept | change)
 
 
-def test_a_loaded_directory_is_a_private_copy_removed_when_the_process_ends() -> None:
+def _load_elsewhere(statement: str, temporary: Path) -> "subprocess.CompletedProcess[str]":
+    """Load the directory as ``p`` in another process, whose temporary directory is given, and run a statement."""
     program = (
-        "from pathlib import Path; from zenray.testing import round_trip\n"
+        "import os; from pathlib import Path; from zenray.testing import round_trip\n"
         "from zenray_materializers.files import PathMaterializer\n"
         f"p = round_trip(PathMaterializer(), Path({str(_tree())!r}))\n"
-        "(p / 'run.sh').write_text('changed'); print(p)"
+        f"{statement}"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
-    ).stdout.strip()
-    assert loaded.endswith("/out")
-    assert not Path(loaded).exists()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TMPDIR": str(temporary)}
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_loaded_directory_is_a_private_copy_removed_when_the_process_ends(tmp_path: Path) -> None:
+    result = _load_elsewhere("(p / 'run.sh').write_text('changed'); print(p)", tmp_path)
+    assert result.stdout.strip().endswith("/out"), result.stderr
+    assert list(tmp_path.iterdir()) == []
     assert (_tree() / "run.sh").read_text() == "#!/bin/sh\n"
+
+
+def test_what_a_killed_process_has_loaded_is_removed_by_a_later_one_but_not_what_is_in_use(tmp_path: Path) -> None:
+    _load_elsewhere("os.kill(os.getpid(), 9)", tmp_path)
+    (left,) = tmp_path.iterdir()
+    used = tmp_path / f"{left.name}-used"
+    used.mkdir()
+    descriptor = os.open(used, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    for path in (left, used):
+        os.utime(path, (0, 0))
+    _load_elsewhere("", tmp_path)
+    os.close(descriptor)
+    assert list(tmp_path.iterdir()) == [used]
 
 
 class TestPickle(MaterializerContract):

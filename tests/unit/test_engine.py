@@ -493,3 +493,18 @@ def test_classes_known_to_type_checkers_only_leave_names_and_other_annotations_i
 
     assert list(unresolved().steps["fit"].outputs) == ["model", "rows"]
     assert fit.annotations["n"] is int
+
+
+def test_what_tiny_steps_print_is_kept_apart() -> None:
+    @step(cache=False)
+    def says(n: int) -> None:
+        if n % 2:
+            print("number", n)
+
+    @pipeline
+    def saying():
+        for n in range(6):
+            says(n)
+
+    logs = [s.logs for s in saying().steps.values()]
+    assert logs == ["", "number 1\n", "", "number 3\n", "", "number 5\n"]

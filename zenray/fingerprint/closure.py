@@ -360,7 +360,7 @@ class Closure:
             form = Form()
             self.link(Statements(code, namespace, "statements run on import"), form, module.__name__)
             self._stream.update(framed(b"import", form.linked))
-        for statement in source.imports():
+        for statement in source.imports:
             name = absolute_name(statement, namespace)
             for imported in (name, *(f"{name}.{inner}" for inner in statement.names)):
                 other = sys.modules.get(str(imported))

@@ -40,6 +40,8 @@ class Source:
         self.path = path
         self._data = data
         self.tree = ast.parse(data)
+        self.imports = tuple(_imports(self.tree.body))  # what the module imports while it is itself imported
+        self._actions = [statement for statement in self.tree.body if _may_act(statement)]
         self._codes: dict[str, list[CodeType]] | None = None
 
     def code(self) -> CodeType:
@@ -58,13 +60,9 @@ class Source:
         digest = normal_form(code).digest
         return any(normal_form(candidate).digest == digest for candidate in candidates)
 
-    def imports(self) -> Iterator[Import]:
-        """Yield what the module imports while it is itself imported."""
-        return _imports(self.tree.body)
-
     def import_time_statements(self, namespace: Mapping[str, Any]) -> CodeType | None:
         """Compile the statements that act on something outside of the module's own values; None if there are none."""
-        statements = list(_effects(self.tree.body, namespace))
+        statements = list(_effects(self._actions, namespace))
         for statement in statements:  # which grows
             names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
             objects = (name for name in sorted(names) if not _is_own(ast.Name(name), namespace))
@@ -124,6 +122,17 @@ def _imports(body: list[ast.stmt]) -> Iterator[Import]:
             yield from _imports(list(_inner(statement)))
         elif isinstance(statement, ast.ClassDef):
             yield from _imports(statement.body)
+
+
+def _may_act(statement: ast.stmt) -> bool:
+    """Tell by its syntax alone whether a statement may have to do with anything outside of the module's values."""
+    if isinstance(statement, _DEFINITIONS):
+        return bool(statement.decorator_list)
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return False
+    nodes = list(ast.walk(statement))
+    is_action = any(isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) for node in nodes)
+    return is_action or any(isinstance(node, ast.Call | ast.Attribute | ast.Subscript) for node in nodes)
 
 
 def _effects(body: list[ast.stmt], namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
