@@ -33,6 +33,16 @@ def save(
         if not allow_pickle:
             raise MaterializerError(no_materializer(cls))
         path = PICKLE
+    try:
+        return _save(value, store, path, producer)
+    except MaterializerError:
+        if not allow_pickle or path == PICKLE:
+            raise
+        return _save(value, store, PICKLE, producer)  # a container of things that only pickle can take
+
+
+def _save(value: Any, store: Store, path: str, producer: str) -> Manifest:
+    cls = type(value)
     materializer = load_materializer(path)
     writer = Writer(store)
     try:

@@ -4,7 +4,7 @@ Runs in: driver.
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from zenray.files import File, Folder
 from zenray.fingerprint import Fingerprint
 from zenray.hashing import digest_value, encode, framed
 from zenray.materializer import registry
-from zenray.model import Json, Slot
+from zenray.model import Json, Manifest, Slot
 from zenray.step import Step
 
 RECIPE = 1  # of the key itself: raised when the same inputs must no longer give the same key
@@ -27,7 +27,29 @@ class CacheKey:
     reason: str = ""
 
 
-def key_of(step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str], fingerprint: Fingerprint) -> CacheKey:
+_CLOSED_TYPES = frozenset(
+    f"builtins.{name}" for name in ("NoneType", "bool", "int", "float", "complex", "str", "bytes", "bytearray", "range")
+) | {"torch.Tensor"}
+_CLOSED_FAMILIES = ("arrow", "numpy_arrays", "pandas_frames", "polars_frames", "sklearn_estimators", "files")
+
+
+def may_hold_instances(manifest: Manifest) -> bool:
+    """Say whether an artifact's value can be, or contain, an instance of one of the user's own classes.
+
+    The methods of such an instance are code that the step which takes it need not name anywhere.
+    """
+    module = manifest.materializer.partition(":")[0]
+    is_closed = manifest.type_name in _CLOSED_TYPES or module in {f"zenray_materializers.{f}" for f in _CLOSED_FAMILIES}
+    return manifest.is_pickle or not is_closed
+
+
+def key_of(
+    step: Step[Any],
+    arguments: Mapping[str, Any],
+    inputs: Sequence[str],
+    fingerprint: Fingerprint,
+    heritage: Iterable[str] = (),
+) -> CacheKey:
     """Return the key of one step run.
 
     Args:
@@ -35,6 +57,7 @@ def key_of(step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str],
         arguments: its bound arguments by name, artifacts replaced by Slots.
         inputs: the digests of the input artifacts, by Slot index.
         fingerprint: of its code.
+        heritage: digests of the code that made those inputs which may hold instances of the user's classes.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
     parts: dict[str, Json] = {
@@ -45,6 +68,7 @@ def key_of(step: Step[Any], arguments: Mapping[str, Any], inputs: Sequence[str],
         # a registration beyond the built-in ones decides how an output is stored
         "environment": {"platform": platform.machine(), **registry.custom()},
         "salt": step.settings.salt,
+        "classes": sorted(heritage),
     }
     if fingerprint.problems:
         return CacheKey("", parts, "its code cannot be followed: " + "; ".join(fingerprint.problems))
@@ -83,6 +107,7 @@ def differences(
     for group, text in (
         ("outputs", "output names changed"),
         ("salt", "salt changed"),
+        ("classes", "the code behind instances that it takes changed"),
         ("recipe", "ZenRay's key changed"),
     ):
         if now.get(group) != before.get(group):

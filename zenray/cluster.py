@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ class Workplace:
             os.chdir(context.cwd)
         use_table(context.materializers)
         self._store: Store = open_store(context.store_uri, context.store_options)
-        self._functions: dict[tuple[CodeRef, str], Callable[..., Any]] = {}
+        self._functions: dict[tuple[CodeRef, str], tuple[Callable[..., Any], str]] = {}
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     @classmethod
@@ -226,7 +227,7 @@ class Workplace:
     def _run_one(self, call: StepCall) -> AttemptResult:
         if not call.has_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all devices visible to a task that asked for none
-        key = call.code, call.source_digest
+        key = call.code, call.code_digest
         try:
             if key not in self._functions:
                 self._functions[key] = self._function(call)
@@ -236,28 +237,35 @@ class Workplace:
             return AttemptResult(
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
-        return run_step(call, self._functions[key], self._store, worker=self._name)
+        function, doubt = self._functions[key]
+        result = run_step(call, function, self._store, worker=self._name)
+        return replace(result, is_cacheable=False, notes=(doubt,)) if doubt else result
 
-    def _function(self, call: StepCall) -> Callable[..., Any]:
-        """Return the step's function, and make sure it is the code that the driver hashed."""
+    def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
+        """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""
         if call.code.pickled:
-            function: Callable[..., Any] = pickle.loads(call.code.pickled)
-            return function
+            return pickle.loads(call.code.pickled), ""
         function = _import(call.code)
-        if fingerprint(function).source_digest == call.source_digest:
-            return function
+        if fingerprint(function).digest == call.code_digest:
+            return function, ""
         # The driver has newer code than this process imported before: an edit in a notebook or a long session.
         for name, module in list(sys.modules.items()):
             if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
                 del sys.modules[name]
         importlib.invalidate_caches()
         function = _import(call.code)
-        if fingerprint(function).source_digest != call.source_digest:
+        found = fingerprint(function)
+        if found.source_digest != call.source_digest:
             raise StoreError(
                 f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
                 "nothing was stored for it: run again"
             )
-        return function
+        if found.digest != call.code_digest:
+            return function, (
+                "a constant that it uses, or a package, has another value in the worker than in this process, "
+                "so its result is not kept in the cache"
+            )
+        return function, ""
 
 
 def _import(code: CodeRef) -> Callable[..., Any]:

@@ -8,10 +8,12 @@ lock: in a thread of its own, or, with a blocking launcher, in the pipeline's th
 """
 
 import pickle
+import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
@@ -99,7 +101,7 @@ class Coordinator:
         """Record a step call; returns its artifact, or a tuple of them where the step has several outputs."""
         bound = step.bind(args, kwargs)
         inputs: list[tuple[str, str, int]] = []
-        literals: dict[int, Manifest] = {}
+        literals: dict[int, tuple[Manifest, Any]] = {}
         for name, value in list(bound.arguments.items()):
             if isinstance(value, Artifact):
                 self._check_flow(step, name, value)
@@ -107,14 +109,16 @@ class Coordinator:
                 step.check_argument(name, value)
             bound.arguments[name] = self._tree(step, name, value, inputs, literals)
         with self._condition:
+            given = ((m, v) for m, v in literals.values() if cache.may_hold_instances(m))
             state = StepState(
+                heritage=frozenset(self._heritage_of(value) for _, value in given),
                 name=self._unique(step.name),
                 step=step,
                 position=len(self.steps),
                 arguments=dict(bound.arguments),
                 args=(bound.args, bound.kwargs),
                 inputs=tuple(inputs),
-                literals=literals,
+                literals={i: manifest for i, (manifest, _) in literals.items()},
             )
             self.steps[state.name] = state
             cause = self._graph.add(state.name, [producer for _, producer, _ in inputs if producer])
@@ -234,14 +238,14 @@ class Coordinator:
         argument: str,
         value: Any,
         inputs: list[tuple[str, str, int]],
-        literals: dict[int, Manifest],
+        literals: dict[int, tuple[Manifest, Any]],
     ) -> Any:
         """Replace artifacts in an argument by Slots, and values that are no plain data by stored artifacts."""
         kind = type(value)
         if kind is Artifact:
             inputs.append((argument, self._producer(value), value.index))
             if not inputs[-1][1]:
-                literals[len(inputs) - 1] = value.manifest
+                literals[len(inputs) - 1] = value.manifest, value
             return Slot(len(inputs) - 1)
         if kind in (File, Folder):
             return value.identified()
@@ -250,6 +254,8 @@ class Coordinator:
         if kind is dict:
             return {k: self._tree(step, argument, v, inputs, literals) for k, v in value.items()}
         try:
+            if isinstance(value, Enum):  # may have methods, and a value that its name does not tell
+                return self._literal(step, argument, value, inputs, literals)
             encode(value)
         except (TypeError, ValueError, RecursionError):
             return self._literal(step, argument, value, inputs, literals)
@@ -261,7 +267,7 @@ class Coordinator:
         argument: str,
         value: Any,
         inputs: list[tuple[str, str, int]],
-        literals: dict[int, Manifest],
+        literals: dict[int, tuple[Manifest, Any]],
     ) -> Slot:
         try:
             manifest = artifacts.save(
@@ -275,8 +281,15 @@ class Coordinator:
             raise MaterializerError(f"step {step.name!r}, argument {argument!r}: {exc}") from exc
         self._journal.record(ArtifactRecord(manifest, self._store.uri, time.time()))
         inputs.append((argument, "", 0))
-        literals[len(inputs) - 1] = manifest
+        literals[len(inputs) - 1] = manifest, value
         return Slot(len(inputs) - 1)
+
+    def _heritage_of(self, value: Any) -> str:
+        """Return the digest of a given value with the code of its classes; a new one where that is not known."""
+        if isinstance(value, Artifact):
+            return secrets.token_hex(16)  # of another run: which code its instances need is not recorded
+        found = fingerprint(partial(id, value))
+        return secrets.token_hex(16) if found.problems else found.digest
 
     def _producer(self, artifact: Artifact) -> str:
         """Return the producing step run; an artifact of another run is taken by its content."""
@@ -346,9 +359,15 @@ class Coordinator:
                 self._enqueue(state)
 
     def _key(self, state: StepState) -> cache.CacheKey:
-        return cache.key_of(
-            state.step, state.arguments, [m.digest for m in self._inputs(state)], self.fingerprint_of(state.step)
-        )
+        inputs = self._inputs(state)
+        code = self.fingerprint_of(state.step)
+        taken = set(state.heritage)  # what its literals brought
+        for (_, producer, _), manifest in zip(state.inputs, inputs, strict=True):
+            if producer and cache.may_hold_instances(manifest):
+                taken |= self.steps[producer].heritage
+        is_source = any(part.kind == "class" for part in code.parts)
+        state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)
+        return cache.key_of(state.step, state.arguments, [m.digest for m in inputs], code, taken)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
         """Return the fingerprint of a step's code, computed once a run."""
@@ -430,6 +449,7 @@ class Coordinator:
             attempt=state.attempt,
             name=state.name,
             code=self._launcher.reference(state.step),
+            code_digest=self.fingerprint_of(state.step).digest,
             source_digest=self.fingerprint_of(state.step).source_digest,
             arguments=pickle.dumps(state.args),
             inputs=self._inputs(state),

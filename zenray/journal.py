@@ -45,6 +45,7 @@ class StepState:
     literals: dict[int, Manifest]  # inputs given as values, by Slot index
     status: Status = Status.WAITING
     key: CacheKey | None = None
+    heritage: frozenset[str] = frozenset()  # digests of code that may come in, or go out, as methods of instances
     attempt: int = 0
     lost_workers: int = 0
     outputs: tuple[Manifest, ...] = ()

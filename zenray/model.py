@@ -184,6 +184,7 @@ class StepCall:
     attempt: int
     name: str
     code: CodeRef
+    code_digest: str
     source_digest: str
     arguments: bytes  # pickled (args, kwargs) trees, artifacts replaced by Slot
     inputs: tuple[Manifest, ...]

@@ -508,3 +508,42 @@ def test_what_tiny_steps_print_is_kept_apart() -> None:
 
     logs = [s.logs for s in saying().steps.values()]
     assert logs == ["", "number 1\n", "", "number 3\n", "", "number 5\n"]
+
+
+class Scale:
+    """Its instances reach a step that does not name it."""
+
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, n: int) -> int:
+        return n * self.by
+
+
+def test_an_edited_method_of_an_instance_that_arrives_as_input_runs_the_step_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @step(allow_pickle=True)
+    def make(by: int) -> list[Any]:
+        return [Scale(by)]
+
+    @step
+    def apply(scales: list[Any], n: int) -> int:
+        return scales[0](n)
+
+    @step(allow_pickle=True)
+    def apply_given(scale: Any, n: int) -> int:
+        return scale(n)
+
+    @pipeline
+    def scaling():
+        apply(make(2), 5)
+        apply_given(Scale(2), 5)
+
+    def call(self: Scale, n: int) -> int:
+        return n * self.by + 1
+
+    assert [scaling().steps[s].output.load() for s in ("apply", "apply_given")] == [10, 10]
+    assert set(statuses(scaling()).values()) == {"cached"}
+    monkeypatch.setattr(Scale, "__call__", call)
+    assert [scaling().steps[s].output.load() for s in ("apply", "apply_given")] == [11, 11]

@@ -124,6 +124,15 @@ CHANGES: dict[str, tuple[str, str, str]] = {
         "import pydantic\nclass M(pydantic.BaseModel): x: int = 1\nm = M(x=5)\ndef f(): return m", "x=5", "x=6"),
     "validated arguments": (
         "import pydantic\n@pydantic.validate_call\ndef g(x: int): return x\ndef f(): return g('1')", "x: int", "x: str"),
+    "attrs default": ("import attrs\n@attrs.define\nclass A: x: int = 1\ndef f(): return A()", "= 1", "= 2"),
+    "attrs validator": (
+        "import attrs\n@attrs.define\nclass A: x: int = attrs.field(default=1, validator=attrs.validators.gt(0))\ndef f(): return A(3)",
+        "gt(0)", "gt(5)"),
+    "attrs converter": (
+        "import attrs\ndef c(x): return x + 1\n@attrs.define\nclass A: x: int = attrs.field(converter=c)\ndef f(): return A(3)",
+        "x + 1", "x + 2"),
+    "attrs factory": (
+        "import attrs\n@attrs.define\nclass A: x: list = attrs.field(factory=lambda: [1])\ndef f(): return A()", "[1]", "[2]"),
     "typed dict": ("from typing import TypedDict\nclass T(TypedDict): x: int\ndef f(): return T.__annotations__", "x: int", "x: str"),
     "numpy array": ("import numpy\nX = numpy.arange(3)\ndef f(): return X", "arange(3)", "arange(4)"),
     "numpy type": ("import numpy\nX = numpy.zeros(3)\ndef f(): return X", "zeros(3)", "zeros(3, dtype='f4')"),
@@ -217,6 +226,8 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "function of a library of a library": (
         "from scipy.special import expit, logit\ndef f(): return expit(0)", "return expit", "return logit"),
     "recursive container": ("X = [1]\nX.append(X)\ndef f(): return X", "X = [1]", "X = [2]"),
+    "item of a large list": ("X = [0] * 5000\ndef f(): return X", "[0] * 5000", "[0] * 4999 + [False]"),
+    "key of a large dict": ("X = {n: 0 for n in range(5000)}\ndef f(): return X", "n: 0", "n + 1: 0"),
     "time zone": ("import datetime\nX = datetime.timedelta(1)\ndef f(): return X", "timedelta(1)", "timedelta(2)"),
 }  # fmt: skip
 

@@ -15,9 +15,9 @@ _DERIVED = frozenset(
     | {"__static_attributes__", "_abc_impl", "__annotate_func__", "__annotations_cache__", "__annotate__"}
     | {"_member_map_", "_value2member_map_", "_member_names_", "_unhashable_values_", "_hashable_values_"}
     | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__", "__signature__"}
-    | {"__pydantic_parent_namespace__", "__pydantic_complete__", "__pydantic_setattr_handlers__", "__attrs_attrs__"}
+    | {"__pydantic_parent_namespace__", "__pydantic_complete__", "__pydantic_setattr_handlers__"}
 )
-_METHODS = (types.FunctionType, staticmethod, classmethod, property)
+METHODS = (types.FunctionType, staticmethod, classmethod, property)
 
 
 def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
@@ -29,7 +29,7 @@ def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
     found += [(f"{name} =", _state(member)) for name, member in getattr(cls, "__members__", {}).items()]
     if is_ordered:
         return found
-    return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], _METHODS) else (False, ""))
+    return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], METHODS) else (False, ""))
 
 
 def sees_order(metaclass: type) -> bool:

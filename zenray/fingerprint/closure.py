@@ -42,6 +42,7 @@ RECIPE = "zenray-code-1"
 _READS_NAMES = frozenset({"__name__", "__qualname__", "co_name", "co_qualname", "f_code", "getmembers", "__code__"})
 _READS_TEXT = frozenset({"__doc__", "getdoc", "getsource", "getsourcelines"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_annotations", "get_type_hints", "signature", "getfullargspec"})
+_THINGS_LIMIT = 100_000
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time
 
 
@@ -113,7 +114,11 @@ class Closure:
         if self._in_library and isinstance(thing, types.FunctionType):
             self._passed_to_library.add(id(thing))
         number = self._numbers.setdefault(id(thing), len(self._things))
-        if number == len(self._things):
+        if number == _THINGS_LIMIT:
+            self._problems.setdefault(
+                f"more than {_THINGS_LIMIT} objects can be reached; pass {name} to the step as a parameter"
+            )
+        elif number == len(self._things):
             self._things.append(thing)
             self._queue.append((thing, name, self._is_background))
         if self._names.is_lasting:
@@ -172,6 +177,8 @@ class Closure:
         module = sys.modules.get(name)
         if module is None or name in self._modules or vars(module) is not namespace:
             return
+        if origin_of_module(module) is not Origin.FIRST_PARTY:
+            return  # a library counts by its version, and may be imported later in one process than in another
         self._modules[name] = module
         self._pending_modules.append(module)
         parent = sys.modules.get(name.rpartition(".")[0])
@@ -318,7 +325,8 @@ class Closure:
         children: list[type] = type.__subclasses__(cls) if is_asked else []
         for other in (*classes.virtual_subclasses(cls), *classes.by_name(children)):
             self.link(other, form, other.__qualname__)
-        outline = ("class", cls.__qualname__, [base.__qualname__ for base in bases], [key for key, _ in entries])
+        methods = [key for key, value in entries if isinstance(value, classes.METHODS)]
+        outline = ("class", cls.__qualname__, [base.__qualname__ for base in bases], methods)
         self._sources_written[self._current or 0] = encode(outline)
         kind = "step" if cls is self._target else "class"
         self._add(kind, name, digest_bytes(form.own), file=module_file(module) if module else None)
