@@ -17,7 +17,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from environments import PEERS, Peer, PeerError, prepare, run_process
 from workloads import STEPS
 
 COLUMNS = {"chain": "chain ms/step", "fan_out": "fan-out ms/step", "cached": "cached run s", "frame": "frame s"}
+PROCESS_COLUMNS = {"chain": "chain s", "fan_out": "fan-out s", "cached": "cached run s", "frame": "frame s"}
 ADAPTERS = [name for name, peer in PEERS.items() if peer.adapter.exists()]
 TIMEOUT_S = 300
 
@@ -91,14 +92,19 @@ def _end_services(peer: Peer, home: Path) -> None:
 
 
 def table(
-    title: str, results: Sequence[Result], versions: dict[str, str], value: Callable[[Result], float | None]
+    title: str,
+    results: Sequence[Result],
+    versions: dict[str, str],
+    *,
+    columns: Mapping[str, str],
+    value: Callable[[Result], float | None],
 ) -> str:
     """Return a table with a row for each peer; `(x)` after a number is its ratio to the first row that has one."""
     peers = list(dict.fromkeys(result.peer for result in results))
     workloads = list(dict.fromkeys(result.workload for result in results))
     cells = {(result.peer, result.workload): value(result) for result in results}
     base = {w: next((cells[p, w] for p in sorted(peers, key=_base_order) if cells[p, w]), None) for w in workloads}
-    lines = [title, f"{'tool':<20}" + "".join(f"{COLUMNS[workload]:>24}" for workload in workloads)]
+    lines = [title, f"{'tool':<20}" + "".join(f"{columns[workload]:>24}" for workload in workloads)]
     for peer in peers:
         row = "".join(f"{_cell(cells[peer, workload], base[workload]):>24}" for workload in workloads)
         lines.append(f"{f'{peer} {versions[peer]}':<20}{row}")
@@ -148,8 +154,8 @@ def _workloads(options: argparse.Namespace, versions: dict[str, str]) -> dict[st
             result = measure(PEERS[name], workload, options.repeat)
             results.append(result)
             print(f"{name} {workload}: {result.why_not or _cell(result.value, None)}", file=sys.stderr, flush=True)
-    print(table("Steps", results, versions, lambda result: result.value))
-    print(table("\nWhole process, s", results, versions, lambda result: result.process_s))
+    print(table("Steps", results, versions, columns=COLUMNS, value=lambda result: result.value))
+    print(table("\nWhole process", results, versions, columns=PROCESS_COLUMNS, value=lambda result: result.process_s))
     print("\n".join(footnotes(results)))
     return {"results": [asdict(result) for result in results]}
 

@@ -76,14 +76,13 @@ def dying(path: str, lives: int):
     return dies(path, lives)
 
 @step(cache=False)
-def slow(path: str) -> None:
+def slow(path: str, after: int) -> None:
     Path(path).write_text("started")
     time.sleep(600)
 
 @pipeline
 def hanging(path: str):
-    load(5)
-    slow(path)
+    slow(path, load(5))
 
 @pipeline
 def greedy():

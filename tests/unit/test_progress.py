@@ -1,5 +1,6 @@
 import io
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -248,8 +249,11 @@ def test_the_live_view_keeps_a_table_and_prints_output_above_it(tmp_path: Path):
         s.status, s.ended_at = Status.SUCCEEDED, s.started_at + 2
         view.on_step(s)
         view.on_end(Status.SUCCEEDED, {"train": s}, None)
-        text = os.read(leader, 1 << 16).decode()
+        data = b""
+        while select.select([leader], [], [], 0.2)[0]:  # a terminal gives what is there, piece by piece
+            data += os.read(leader, 1 << 16)
     os.close(leader)
+    text = data.decode()
     assert "[train] epoch 1" in text
     assert "train  \x1b" in text or "train  " in text
     assert "running" in text
