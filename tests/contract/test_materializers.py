@@ -113,6 +113,8 @@ class DictChild(dict):  # type: ignore[type-arg]
 
 def _same(value: Any, other: Any) -> bool:
     """Equality that tells ``1`` from ``1.0``, ``0.0`` from ``-0.0``, and finds NaN equal to itself, order included."""
+    if isinstance(value, Item) and isinstance(other, Item):  # a NaN in a field is not equal to itself
+        return all(_same(getattr(value, f.name), getattr(other, f.name)) for f in dataclasses.fields(Item))
     if type(value) is not type(other):
         return False
     if isinstance(value, float):
