@@ -158,7 +158,7 @@ class Coordinator:
         self._wait(lambda: self._graph.is_finished)
 
     def cancel(self) -> None:
-        """Interrupt what runs, wait a moment for it to stop, then end it by force; nothing of it is committed."""
+        """Interrupt what runs, wait a moment for it to stop, then end it by force; what it ends is not committed."""
         with self._condition:
             self._is_cancelled = True
             self._queues.clear()

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
@@ -297,8 +297,3 @@ def _resolve(root: Any, qualname: str) -> Any:
     for part in qualname.split("."):
         root = getattr(root, part)
     return root
-
-
-def names_of(materializers: Iterable[type[Materializer]]) -> list[str]:
-    """Return all type names a group of materializers serves."""
-    return [name for m in materializers for name in m.types]
