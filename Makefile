@@ -34,6 +34,7 @@ bench: $(VENV)/.dev
 
 bench-peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py
+	$(BIN)/python benchmarks/peers/run.py --edits
 
 clean:
 	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -3,6 +3,7 @@
 Runs in: driver; ``_run_unit`` in: worker.
 """
 
+import atexit
 import importlib
 import importlib.util
 import os
@@ -160,6 +161,9 @@ def _joined() -> Any:
             f"cannot join the local Ray cluster at {info.address}: {exc}; "
             "end it with `zenray cluster down` and run again"
         ) from exc
+    if _start is None:
+        # Ray's own exit handler first sleeps for 0.5 s, for log lines that it does not print here.
+        atexit.register(ray.shutdown)
     _start = start
     return ray
 
