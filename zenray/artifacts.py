@@ -65,6 +65,7 @@ def _save(value: Any, store: Store, path: str, producer: str) -> Manifest:
         metadata=metadata,
         digest=artifact_digest(name, path, materializer.format_version, files, metadata),
         is_pickle=materializer.is_pickle,
+        may_hold_instances=materializer.may_hold_instances(value, metadata),
         preview=_preview(materializer.preview, value),
         producer=producer,
     )

@@ -12,7 +12,7 @@ from zenray.files import File, Folder
 from zenray.fingerprint import Fingerprint
 from zenray.hashing import digest_value, encode, framed
 from zenray.materializer import registry
-from zenray.model import Json, Manifest, Slot
+from zenray.model import Json, Slot
 from zenray.step import Step
 
 RECIPE = 1  # of the key itself: raised when the same inputs must no longer give the same key
@@ -25,22 +25,6 @@ class CacheKey:
     key: str
     parts: Mapping[str, Json]
     reason: str = ""
-
-
-_CLOSED_TYPES = frozenset(
-    f"builtins.{name}" for name in ("NoneType", "bool", "int", "float", "complex", "str", "bytes", "bytearray", "range")
-) | {"torch.Tensor"}
-_CLOSED_FAMILIES = ("arrow", "numpy_arrays", "pandas_frames", "polars_frames", "sklearn_estimators", "files")
-
-
-def may_hold_instances(manifest: Manifest) -> bool:
-    """Say whether an artifact's value can be, or contain, an instance of one of the user's own classes.
-
-    The methods of such an instance are code that the step which takes it need not name anywhere.
-    """
-    module = manifest.materializer.partition(":")[0]
-    is_closed = manifest.type_name in _CLOSED_TYPES or module in {f"zenray_materializers.{f}" for f in _CLOSED_FAMILIES}
-    return manifest.is_pickle or not is_closed
 
 
 def key_of(

@@ -109,7 +109,7 @@ class Coordinator:
                 step.check_argument(name, value)
             bound.arguments[name] = self._tree(step, name, value, inputs, literals)
         with self._condition:
-            given = ((m, v) for m, v in literals.values() if cache.may_hold_instances(m))
+            given = ((m, v) for m, v in literals.values() if m.may_hold_instances)
             state = StepState(
                 heritage=frozenset(self._heritage_of(value) for _, value in given),
                 name=self._unique(step.name),
@@ -363,7 +363,7 @@ class Coordinator:
         code = self.fingerprint_of(state.step)
         taken = set(state.heritage)  # what its literals brought
         for (_, producer, _), manifest in zip(state.inputs, inputs, strict=True):
-            if producer and cache.may_hold_instances(manifest):
+            if producer and manifest.may_hold_instances:
                 taken |= self.steps[producer].heritage
         is_source = any(part.kind == "class" for part in code.parts)
         state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)

@@ -86,6 +86,15 @@ class Materializer:
         """Return a few facts for people, each a short text, number or table: schema, shape, head, statistics."""
         return {}
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say whether a value can be, or contain, an instance of one of the user's own classes.
+
+        The methods of such an instance are code that a step which takes it need not name anywhere, so the code of the
+        step that made it counts for the cache too. Return False only where that can never be. ``metadata`` is what
+        ``save`` returned.
+        """
+        return True
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Registration:

@@ -60,6 +60,7 @@ class Manifest:
     metadata: Mapping[str, Json]
     digest: str
     is_pickle: bool = False
+    may_hold_instances: bool = True  # of the user's own classes
     preview: Mapping[str, Json] = field(default_factory=dict)
     producer: str = ""
 
@@ -78,6 +79,7 @@ class Manifest:
             "metadata": dict(self.metadata),
             "digest": self.digest,
             "pickle": self.is_pickle,
+            "instances": self.may_hold_instances,
             "preview": dict(self.preview),
             "producer": self.producer,
         }
@@ -96,6 +98,7 @@ class Manifest:
             metadata=raw["metadata"],
             digest=raw["digest"],
             is_pickle=raw["pickle"],
+            may_hold_instances=raw["instances"],
             preview=raw["preview"],
             producer=raw["producer"],
         )

@@ -9,7 +9,7 @@ come back in one piece. The format is https://arrow.apache.org/docs/format/Colum
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +45,10 @@ class TableMaterializer(Materializer):
         """Return schema, size, the first rows and statistics."""
         return table_preview(value)
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where a column has an extension type, which may be the user's."""
+        return _has_extension(value.schema.types)
+
 
 class RecordBatchMaterializer(Materializer):
     """Serves record batches."""
@@ -63,6 +67,10 @@ class RecordBatchMaterializer(Materializer):
     def preview(self, value: Any) -> Mapping[str, Json]:
         """Return schema, size, the first rows and statistics."""
         return table_preview(pa.table(value))
+
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where a column has an extension type, which may be the user's."""
+        return _has_extension(value.schema.types)
 
 
 class ArrayMaterializer(Materializer):
@@ -91,6 +99,10 @@ class ArrayMaterializer(Materializer):
         if isinstance(value, pa.Scalar):
             return {"type": cut(str(value.type), 500), "value": brief(value.as_py())}
         return table_preview(pa.table({"value": value}))
+
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so of an extension type, which may be the user's."""
+        return _has_extension([value.type])
 
 
 class SchemaMaterializer(InlineMaterializer):
@@ -162,6 +174,13 @@ def _sorted(schema: Any) -> Any:
 
 def _sorted_metadata(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes] | None:
     return {key: metadata[key] for key in sorted(metadata)} if metadata else None
+
+
+def _has_extension(kinds: Iterable[Any]) -> bool:
+    return any(
+        isinstance(kind, pa.BaseExtensionType) or _has_extension(kind.field(i).type for i in range(kind.num_fields))
+        for kind in kinds
+    )
 
 
 def _unified(table: Any) -> Any:

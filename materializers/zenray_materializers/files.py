@@ -86,6 +86,10 @@ class PathMaterializer(Materializer):
         listed = {name[-200:]: sizes[name] for name in list(sizes)[:_MAX_LISTED]}
         return {"name": root.name, "size_bytes": sum(sizes.values()), "file_count": len(sizes), "files": listed}
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so never."""
+        return False
+
 
 def _existing(value: Path) -> Path:
     try:

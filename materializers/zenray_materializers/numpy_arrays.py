@@ -75,6 +75,10 @@ class NumpyMaterializer(Materializer):
             facts["statistics"] = statistics(np.asarray(value).flat[:SAMPLE_ROWS], value.size)
         return facts
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so of arrays of objects."""
+        return bool(value.dtype.hasobject)
+
 
 def statistics(sample: Any, size: int) -> dict[str, Json]:
     """Return least, greatest and mean of numbers that aren't NaN, and how many are looked at where it isn't all."""
@@ -191,6 +195,10 @@ class NumpyScalarMaterializer(InlineMaterializer):
             return cls()
         return np.frombuffer(base64.b64decode(content["base64"]), dtype, 1)[0]
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so never."""
+        return False
+
 
 class NumpyDtypeMaterializer(InlineMaterializer):
     """Serves dtypes."""
@@ -204,6 +212,10 @@ class NumpyDtypeMaterializer(InlineMaterializer):
     def from_json(self, raw: Json, cls: type) -> Any:
         """Return the dtype."""
         return np.lib.format.descr_to_dtype(_with_tuples(raw))
+
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so never."""
+        return False
 
 
 def _with_tuples(raw: Json, *, is_field: bool = False) -> Any:

@@ -54,6 +54,10 @@ class FrameMaterializer(Materializer):
         """Return size, types, the first rows and statistics."""
         return _preview(value)
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where cells or labels are objects, or of a type that does not come with pandas."""
+        return _has_objects(metadata)
+
 
 class SeriesMaterializer(Materializer):
     """Serves series."""
@@ -78,6 +82,10 @@ class SeriesMaterializer(Materializer):
         """Return size, type, the first values and statistics."""
         return _preview(value.to_frame())
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where cells or labels are objects, or of a type that does not come with pandas."""
+        return _has_objects(metadata)
+
 
 class IndexMaterializer(Materializer):
     """Serves indexes of every kind."""
@@ -97,6 +105,10 @@ class IndexMaterializer(Materializer):
         head = [brief(label, limit=MAX_CELL) for label in value[: MAX_ROWS * 2]]
         return {"kind": type(value).__name__, "dtype": cut(str(value.dtype), 200), "length": len(value), "head": head}
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where cells or labels are objects, or of a type that does not come with pandas."""
+        return _has_objects(metadata)
+
 
 class ExtensionArrayMaterializer(Materializer):
     """Serves pandas' own arrays, such as ``Categorical``."""
@@ -114,6 +126,10 @@ class ExtensionArrayMaterializer(Materializer):
     def preview(self, value: Any) -> Mapping[str, Json]:
         """Return size, type, the first values and statistics."""
         return _preview(pd.DataFrame({"values": value[:SAMPLE_ROWS]}))
+
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so where cells or labels are objects, or of a type that does not come with pandas."""
+        return _has_objects(metadata)
 
 
 class PandasScalarMaterializer(InlineMaterializer):
@@ -179,6 +195,19 @@ def _write(
     else:
         write_table(pa.Table.from_arrays(arrays, names=names), writer, name=file)
     return {"dtypes": [dtype for _, dtype in columns], "index": facts}
+
+
+def _has_objects(facts: Json) -> bool:
+    """Find, in what describes a frame, values and columns that may hold instances of any class."""
+    if isinstance(facts, list):
+        return any(map(_has_objects, facts))
+    if not isinstance(facts, dict):
+        return False
+    kind = facts.get("kind")
+    if kind == "extension":
+        return type(pd.api.types.pandas_dtype(facts["name"])).__module__.partition(".")[0] != "pandas"
+    is_open = kind in ("json", "arrow") or any(key.startswith("$") for key in facts)
+    return is_open or any(map(_has_objects, facts.values()))
 
 
 def _read(reader: ArtifactReader, metadata: Mapping[str, Json], *, file: str = "data.arrow") -> tuple[Any, list[Any]]:

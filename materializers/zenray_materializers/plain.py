@@ -22,6 +22,7 @@ from zenray_materializers.tree import Decoder, Encoder
 
 _FILE = "value.json"
 _BYTES_FILE = "value.bin"
+_CLOSED = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, range))
 
 
 class PlainMaterializer(Materializer):
@@ -61,6 +62,10 @@ class PlainMaterializer(Materializer):
         if hasattr(type(value), "__len__"):
             return {"value": brief(value), "length": len(value)}
         return {"value": brief(value)}
+
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so for all but single values of Python's own types: a container can hold anything."""
+        return type(value) not in _CLOSED
 
 
 class InlineMaterializer(Materializer):

@@ -48,6 +48,10 @@ class PolarsFrameMaterializer(Materializer):
         facts |= {"rows": value.height, "columns": value.width}
         return facts | ({"statistics_of_first_rows": SAMPLE_ROWS} if value.height > SAMPLE_ROWS else {})
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so never: columns of objects are refused."""
+        return False
+
 
 class PolarsSeriesMaterializer(PolarsFrameMaterializer):
     """Serves series, as a frame of one column."""

@@ -79,6 +79,10 @@ class TensorMaterializer(Materializer):
             facts["statistics"] = statistics(sample.numpy(), value.numel())
         return facts
 
+    def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
+        """Say so never: subclasses are refused."""
+        return False
+
 
 class TorchFactMaterializer(InlineMaterializer):
     """Serves dtypes, devices, sizes, memory formats and layouts."""

@@ -2,10 +2,15 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import zenray
@@ -547,3 +552,86 @@ def test_an_edited_method_of_an_instance_that_arrives_as_input_runs_the_step_aga
     assert set(statuses(scaling()).values()) == {"cached"}
     monkeypatch.setattr(Scale, "__call__", call)
     assert [scaling().steps[s].output.load() for s in ("apply", "apply_given")] == [11, 11]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Its instances travel inside containers, arrays and frames."""
+
+    price: int
+
+    def total(self) -> int:
+        return self.price * 2
+
+
+def priced_frame() -> pd.DataFrame:
+    frame = pd.DataFrame({"n": [1]})
+    frame.attrs["item"] = Priced(3)
+    return frame
+
+
+HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "a list": (lambda: [Priced(3)], lambda held: held[0]),
+    "a nested container": (lambda: {"a": ({"b": Priced(3)},)}, lambda held: held["a"][0]["b"]),
+    "an array of objects": (lambda: np.array([Priced(3)], dtype=object), lambda held: held[0]),
+    "the cells of a frame": (lambda: pd.DataFrame({"a": [Priced(3)]}), lambda held: held["a"][0]),
+    "the cells of a series": (lambda: pd.Series([Priced(3)]), lambda held: held[0]),
+    "the name of a series": (lambda: pd.Series([1], name=Priced(3)), lambda held: held.name),
+    "the attributes of a frame": (priced_frame, lambda held: held.attrs["item"]),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_an_edited_method_is_followed_to_instances_inside_of(holder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, take = HOLDERS[holder]
+
+    @step
+    def make() -> Any:
+        return put()
+
+    @step
+    def total(held: Any) -> int:
+        return take(held).total()
+
+    @pipeline
+    def pricing():
+        total(make())
+
+    assert pricing().steps["total"].output.load() == 6
+    assert set(statuses(pricing()).values()) == {"cached"}
+    monkeypatch.setattr(Priced, "total", lambda self: self.price * 5)
+    assert pricing().steps["total"].output.load() == 15
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "text",
+        np.arange(3),
+        np.float32(1),
+        pa.table({"a": [1]}),
+        pd.DataFrame({"a": [1.5], "b": ["x"]}),
+        pd.DataFrame({"a": pd.array([None], dtype="Int64")}),
+        pl.DataFrame({"a": [1]}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_data_that_holds_no_instances_lets_equal_outputs_of_edited_code_stay_cached_below(value: Any) -> None:
+    def flow_with(edit: int) -> Any:
+        @step
+        def make() -> Any:
+            return (value, Priced(edit))[0]
+
+        @step
+        def below(held: Any) -> int:
+            return 1
+
+        @pipeline
+        def flow():
+            below(make())
+
+        return flow
+
+    flow_with(1)()
+    assert statuses(flow_with(2)()) == {"make": "succeeded", "below": "cached"}

@@ -12,7 +12,14 @@ from zenray.fingerprint.bytecode import Reference, normal_form
 
 _DERIVED = frozenset(
     {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__firstlineno__"}
-    | {"__static_attributes__", "_abc_impl", "__annotate_func__", "__annotations_cache__", "__annotate__"}
+    | {
+        "__slotnames__",
+        "__static_attributes__",
+        "_abc_impl",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__annotate__",
+    }
     | {"_member_map_", "_value2member_map_", "_member_names_", "_unhashable_values_", "_hashable_values_"}
     | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__", "__signature__"}
     | {"__pydantic_parent_namespace__", "__pydantic_complete__", "__pydantic_setattr_handlers__"}
