@@ -4,6 +4,7 @@ Runs in: anywhere.
 """
 
 import errno
+import io
 import mmap
 import os
 import secrets
@@ -58,7 +59,7 @@ class LocalStore:
             temporary = self.temporary()
             try:
                 with open(temporary, "wb", buffering=0) as file:
-                    file.write(data)
+                    _write_all(file, memoryview(data))
                 self.publish(temporary, name)
             except BaseException:
                 with suppress(OSError):
@@ -152,9 +153,7 @@ class LocalObjectWriter:
         view = memoryview(data).cast("B")
         self._hasher.update(view)
         with _translating("write to", self._store.uri):
-            written = 0
-            while written < len(view):  # a raw write may take less than it is given
-                written += self._file.write(view[written : written + (1 << 30)])
+            _write_all(self._file, view)
         self._size_bytes += len(view)
         return len(view)
 
@@ -175,6 +174,12 @@ class LocalObjectWriter:
         self._file.close()
         with suppress(OSError):
             os.unlink(self._temporary)
+
+
+def _write_all(file: io.FileIO, view: memoryview) -> None:
+    written = 0
+    while written < len(view):  # a raw write may take less than it is given
+        written += file.write(view[written : written + (1 << 30)])
 
 
 @contextmanager
