@@ -1,4 +1,4 @@
-"""What a package with its own materializers tests them with: a contract to subclass, and an artifact in memory.
+"""What a package with its own materializers or stores tests them with: contracts to subclass, an artifact in memory.
 
 Runs in: anywhere.
 """
@@ -11,15 +11,20 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 import types
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
-from zenray.errors import MaterializerError
+from zenray import artifacts
+from zenray.errors import MaterializerError, StoreError
 from zenray.hashing import digest_bytes
-from zenray.materializer import Materializer, find, load_class, load_materializer, type_name
+from zenray.materializer import Materializer, find, load_class, load_materializer, registry, type_name
 from zenray.model import Json
+from zenray.store import Store, manifest_name, object_name
 
 MAX_PREVIEW_BYTES = 8 * 1024
 
@@ -131,6 +136,118 @@ class MemoryReader:
     def extract(self, name: str, path: Path) -> None:
         """Copy a file to the local disk."""
         path.write_bytes(self.read(name))
+
+
+class StoreContract:
+    """The tests an artifact store must pass; subclass it in a test module and open a store.
+
+    ``store`` gives a new handle on the same place each time it is called within one test, as two processes would have.
+    """
+
+    def store(self) -> Store:
+        """Open the store that is tested, empty at the beginning of each test."""
+        raise NotImplementedError
+
+    def test_an_object_appears_under_the_digest_of_its_bytes_when_it_is_committed(self) -> None:
+        writer = self.store().create()
+        writer.write(b"first ")
+        writer.write(memoryview(bytearray(b"second")))
+        assert not list(self.store().names("objects"))
+        digest, size_bytes = writer.commit()
+        assert (digest, size_bytes) == (digest_bytes(b"first second"), 12)
+        assert self.store().has(digest, 12)
+        assert bytes(self.store().buffer(digest)) == b"first second"
+        with self.store().open(digest) as file:
+            assert file.seek(6) == 6
+            assert file.read() == b"second"
+
+    def test_objects_of_many_blocks_and_of_none_come_back(self) -> None:
+        for data in (b"", bytes(range(256)) * (20 << 12)):
+            digest, size_bytes = self._put(data)
+            assert size_bytes == len(data)
+            assert bytes(self.store().buffer(digest)) == data
+
+    def test_an_equal_object_is_stored_once(self) -> None:
+        assert self._put(b"equal") == self._put(b"equal")
+        assert [size for _, size, _ in self.store().names("objects")] == [5]
+
+    def test_an_aborted_object_leaves_nothing(self) -> None:
+        writer = self.store().create()
+        writer.write(b"half" * (1 << 20))
+        writer.abort()
+        writer.abort()
+        assert not list(self.store().names("objects"))
+
+    def test_an_object_of_another_size_is_not_there(self) -> None:
+        digest, size_bytes = self._put(b"whole")
+        assert not self.store().has(digest, size_bytes + 1)
+        assert not self.store().has(digest_bytes(b"other"), 5)
+
+    def test_a_missing_object_is_a_store_error_that_names_the_store(self) -> None:
+        for read in (self.store().buffer, self.store().open):
+            try:
+                read(digest_bytes(b"missing"))
+            except StoreError as exc:
+                message = str(exc)
+            else:
+                raise AssertionError("reading a missing object gave no error")
+            assert self.store().uri in message
+
+    def test_a_named_file_is_replaced_as_a_whole(self) -> None:
+        name = manifest_name(digest_bytes(b"name"))
+        assert self.store().get_named(name) is None
+        assert not self.store().has_named(name)
+        assert not self.store().touch(name)
+        for data in (b"first", b"", b"second"):
+            self.store().put_named(name, data)
+            assert self.store().get_named(name) == data
+        assert self.store().has_named(name)
+        assert self.store().touch(name)
+
+    def test_a_local_file_is_copied_in(self) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"a log" * 1000)
+            file.flush()
+            self.store().put_file("logs/run/step.1.log", Path(file.name))
+        assert self.store().get_named("logs/run/step.1.log") == b"a log" * 1000
+
+    def test_names_are_listed_below_a_prefix_with_size_and_age(self) -> None:
+        before = time.time()
+        digest, _ = self._put(b"listed")
+        self.store().put_named("artifacts/ab/abc.json", b"{}")
+        (name, size_bytes, changed_at) = next(iter(self.store().names("objects")))
+        assert (name, size_bytes) == (object_name(digest), 6)
+        assert changed_at == 0 or abs(changed_at - before) < 60
+        assert [name for name, _, _ in self.store().names("artifacts")] == ["artifacts/ab/abc.json"]
+        assert list(self.store().names("nothing")) == []
+
+    def test_a_deleted_name_is_gone_and_deleting_it_again_is_harmless(self) -> None:
+        digest, size_bytes = self._put(b"gone")
+        for _ in range(2):
+            self.store().delete(object_name(digest))
+            assert not self.store().has(digest, size_bytes)
+        assert self._put(b"gone") == (digest, size_bytes)
+
+    def test_writers_of_equal_and_of_different_objects_do_not_disturb_each_other(self) -> None:
+        pieces = [bytes([n % 4]) * 100_000 for n in range(16)]
+        with ThreadPoolExecutor(8) as threads:
+            digests = list(threads.map(lambda data: self._put(data)[0], pieces))
+        assert digests == [digest_bytes(data) for data in pieces]
+        assert len(list(self.store().names("objects"))) == 4
+
+    def test_an_artifact_survives_the_round_trip_and_its_check(self) -> None:
+        value = {"rows": list(range(5_000)), "name": "x"}
+        manifest = artifacts.save(value, self.store(), table=registry.table())
+        found = artifacts.read_manifest(manifest.digest, self.store())
+        assert found == manifest
+        assert artifacts.exists(manifest, self.store())
+        artifacts.verify(manifest, self.store())
+        assert artifacts.load(manifest, self.store()) == value
+
+    def _put(self, data: bytes) -> tuple[str, int]:
+        writer = self.store().create()
+        writer.write(data)
+        return writer.commit()
 
 
 def save(materializer: Materializer, value: Any) -> tuple[MemoryFiles, dict[str, Json]]:
