@@ -8,28 +8,24 @@ lock: in a thread of its own, or, with a blocking launcher, in the pipeline's th
 """
 
 import pickle
-import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from functools import partial
 from typing import Any, Protocol
 
 from zenray import artifacts, cache
 from zenray.annotations import describe, may_flow
-from zenray.errors import DefinitionError, MaterializerError, RunCancelled, StepFailed, ZenRayError
-from zenray.files import File, Folder
+from zenray.arguments import ArgumentTree, artifacts_in
+from zenray.errors import DefinitionError, RunCancelled, StepFailed, ZenRayError
 from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.futures import Artifact
 from zenray.graph import Graph
-from zenray.hashing import encode
 from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
-from zenray.materializer import registry
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change
-from zenray.model import AttemptResult, Failure, Manifest, Resources, Slot, Status, StepCall
+from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
 from zenray.step import Step
 from zenray.store import Store, log_name
 
@@ -100,28 +96,26 @@ class Coordinator:
     def call(self, step: Step[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a step call; returns its artifact, or a tuple of them where the step has several outputs."""
         bound = step.bind(args, kwargs)
-        inputs: list[tuple[str, str, int]] = []
-        literals: dict[int, tuple[Manifest, Any]] = {}
+        tree = ArgumentTree(self.run_id, step, self._store)
         for name, value in list(bound.arguments.items()):
             if isinstance(value, Artifact):
                 self._check_flow(step, name, value)
-            elif not _contains_artifact(value):
+            elif next(artifacts_in(value), None) is None:
                 step.check_argument(name, value)
-            bound.arguments[name] = self._tree(step, name, value, inputs, literals)
+            bound.arguments[name] = tree.take(name, value)
+        self._journal.record(*tree.stored)
         with self._condition:
-            given = ((m, v) for m, v in literals.values() if m.may_hold_instances)
             state = StepState(
-                heritage=frozenset(self._heritage_of(value) for _, value in given),
                 name=self._unique(step.name),
                 step=step,
                 position=len(self.steps),
                 arguments=dict(bound.arguments),
                 args=(bound.args, bound.kwargs),
-                inputs=tuple(inputs),
-                literals={i: manifest for i, (manifest, _) in literals.items()},
+                inputs=tuple(tree.inputs),
+                heritage=frozenset(tree.heritage),
             )
             self.steps[state.name] = state
-            cause = self._graph.add(state.name, [producer for _, producer, _ in inputs if producer])
+            cause = self._graph.add(state.name, [i.producer for i in state.inputs if i.producer])
             if cause is not None:
                 self._skip([state.name], cause)
             else:
@@ -232,69 +226,6 @@ class Coordinator:
                 f"{describe(artifact.annotation)}"
             )
 
-    def _tree(
-        self,
-        step: Step[Any],
-        argument: str,
-        value: Any,
-        inputs: list[tuple[str, str, int]],
-        literals: dict[int, tuple[Manifest, Any]],
-    ) -> Any:
-        """Replace artifacts in an argument by Slots, and values that are no plain data by stored artifacts."""
-        kind = type(value)
-        if kind is Artifact:
-            inputs.append((argument, self._producer(value), value.index))
-            if not inputs[-1][1]:
-                literals[len(inputs) - 1] = value.manifest, value
-            return Slot(len(inputs) - 1)
-        if kind in (File, Folder):
-            return value.identified()
-        if kind in (list, tuple):
-            return kind(self._tree(step, argument, v, inputs, literals) for v in value)
-        if kind is dict:
-            return {k: self._tree(step, argument, v, inputs, literals) for k, v in value.items()}
-        try:
-            if isinstance(value, Enum):  # may have methods, and a value that its name does not tell
-                return self._literal(step, argument, value, inputs, literals)
-            encode(value)
-        except (TypeError, ValueError, RecursionError):
-            return self._literal(step, argument, value, inputs, literals)
-        return value
-
-    def _literal(
-        self,
-        step: Step[Any],
-        argument: str,
-        value: Any,
-        inputs: list[tuple[str, str, int]],
-        literals: dict[int, tuple[Manifest, Any]],
-    ) -> Slot:
-        try:
-            manifest = artifacts.save(
-                value,
-                self._store,
-                table=registry.table(),
-                allow_pickle=step.settings.allow_pickle,
-                producer=self.run_id,
-            )
-        except MaterializerError as exc:
-            raise MaterializerError(f"step {step.name!r}, argument {argument!r}: {exc}") from exc
-        self._journal.record(ArtifactRecord(manifest, self._store.uri, time.time()))
-        inputs.append((argument, "", 0))
-        literals[len(inputs) - 1] = manifest, value
-        return Slot(len(inputs) - 1)
-
-    def _heritage_of(self, value: Any) -> str:
-        """Return the digest of a given value with the code of its classes; a new one where that is not known."""
-        if isinstance(value, Artifact):
-            return secrets.token_hex(16)  # of another run: which code its instances need is not recorded
-        found = fingerprint(partial(id, value))
-        return secrets.token_hex(16) if found.problems else found.digest
-
-    def _producer(self, artifact: Artifact) -> str:
-        """Return the producing step run; an artifact of another run is taken by its content."""
-        return artifact.step_run if artifact.run_id == self.run_id else ""
-
     # -- the engine's thread ---------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -348,7 +279,8 @@ class Coordinator:
             assert state.key is not None
             key = state.key.key if state.key.key in wanted else ""
             entry = found.get(key)
-            if entry is not None and self._is_valid(state, *entry):
+            state.refusal = self._refusal(state, *entry) if entry is not None else ""
+            if entry is not None and not state.refusal:
                 state.source = (entry[0].run_id, entry[0].name)
                 self._commit(state, entry[1], is_cached=True)
             elif key and key in self._in_flight_keys:
@@ -362,9 +294,9 @@ class Coordinator:
         inputs = self._inputs(state)
         code = self.fingerprint_of(state.step)
         taken = set(state.heritage)  # what its literals brought
-        for (_, producer, _), manifest in zip(state.inputs, inputs, strict=True):
-            if producer and manifest.may_hold_instances:
-                taken |= self.steps[producer].heritage
+        for taken_from, manifest in zip(state.inputs, inputs, strict=True):
+            if taken_from.producer and manifest.may_hold_instances:
+                taken |= self.steps[taken_from.producer].heritage
         is_source = any(part.kind == "class" for part in code.parts)
         state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)
         return cache.key_of(state.step, state.arguments, [m.digest for m in inputs], code, taken)
@@ -383,19 +315,20 @@ class Coordinator:
         return self._fingerprints.get(state.step.function)
 
     def _inputs(self, state: StepState) -> tuple[Manifest, ...]:
-        return tuple(
-            state.literals[i] if not producer else self.steps[producer].outputs[index]
-            for i, (_, producer, index) in enumerate(state.inputs)
-        )
+        return tuple(i.given or self.steps[i.producer].outputs[i.output_index] for i in state.inputs)
 
-    def _is_valid(self, state: StepState, entry: CacheEntry, manifests: Sequence[Manifest]) -> bool:
+    def _refusal(self, state: StepState, entry: CacheEntry, manifests: Sequence[Manifest]) -> str:
+        """Say why a cached result cannot be used; empty where it can."""
         expiry_s = state.step.settings.cache_expiry_s
         if expiry_s is not None and time.time() - entry.created_at > expiry_s:
-            return False
+            return f"the cached result of run {entry.run_id} had expired"
         names = [name for name, _ in entry.outputs]
         if names != [o.name for o in state.step.outputs] or len(manifests) != len(names):
-            return False
-        return all(artifacts.exists(m, self._store) for m in manifests)
+            return f"the cached result of run {entry.run_id} is not all there"
+        missing = [m for m in manifests if not artifacts.exists(m, self._store)]
+        if missing:
+            return f"artifact {missing[0].digest[:12]} of run {entry.run_id} is no longer in the store"
+        return ""
 
     def _units_to_launch(self) -> list[tuple[list[StepState], Resources]]:
         """Group what is queued: calls of a step that proved to be tiny travel together."""
@@ -462,7 +395,7 @@ class Coordinator:
 
     def _is_trusted(self, state: StepState, index: int) -> bool:
         """A pickle is loaded where the step that made it, or the one that takes it, opted in."""
-        producer = state.inputs[index][1]
+        producer = state.inputs[index].producer
         return state.step.settings.allow_pickle or bool(producer and self.steps[producer].step.settings.allow_pickle)
 
     def _take(self, result: AttemptResult) -> None:
@@ -559,14 +492,6 @@ class Coordinator:
         self._journal.step(state, self.known_fingerprint(state), changes)
         self._observer.on_step(state)
         self._condition.notify_all()
-
-
-def _contains_artifact(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_contains_artifact(v) for v in value)
-    if isinstance(value, dict):
-        return any(_contains_artifact(v) for v in value.values())
-    return isinstance(value, Artifact)
 
 
 def _original(failure: Failure) -> BaseException | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from zenray.arguments import Input
 from zenray.cache import CacheKey
 from zenray.fingerprint import Fingerprint
 from zenray.metadata.records import (
@@ -41,8 +42,7 @@ class StepState:
     position: int
     arguments: dict[str, Any]
     args: Any
-    inputs: tuple[tuple[str, str, int], ...]  # (argument, producing step run, output index), by Slot index
-    literals: dict[int, Manifest]  # inputs given as values, by Slot index
+    inputs: tuple[Input, ...]  # by Slot index
     status: Status = Status.WAITING
     key: CacheKey | None = None
     heritage: frozenset[str] = frozenset()  # digests of code that may come in, or go out, as methods of instances
@@ -52,6 +52,7 @@ class StepState:
     failure: Failure | None = None
     cause: str = ""
     source: tuple[str, str] | None = None
+    refusal: str = ""  # why the cached result that was found could not be used
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""
@@ -106,7 +107,7 @@ class Journal:
             return state.key.reason
         if not state.step.settings.cache:
             return "the step says cache=False"
-        return "" if self._use_cache else "the run was started without cache"
+        return state.refusal if self._use_cache else "the run was started without cache"
 
     def attempt(self, state: StepState, result: AttemptResult, status: Status) -> None:
         """Record what came of an attempt."""
@@ -137,8 +138,8 @@ class Journal:
     def inputs(self, state: StepState, manifests: Sequence[Manifest]) -> StepInputs:
         """Return the rows that say what a step run took."""
         rows = [
-            StepInput(self._run_id, state.name, argument, i, manifest.digest, producer)
-            for i, ((argument, producer, _), manifest) in enumerate(zip(state.inputs, manifests, strict=True))
+            StepInput(self._run_id, state.name, taken.argument, i, manifest.digest, taken.producer)
+            for i, (taken, manifest) in enumerate(zip(state.inputs, manifests, strict=True))
         ]
         return StepInputs(self._run_id, state.name, tuple(rows))
 

@@ -24,6 +24,7 @@ from zenray.errors import (
     StoreError,
     UnfinishedArtifactError,
 )
+from zenray.views import Books
 
 CALLS: list[str] = []
 FAIL_BELOW = {"attempts": 0}
@@ -65,6 +66,10 @@ def total(numbers: list[int]) -> int:
 @step
 def broken(n: int) -> int:
     raise ValueError(f"no {n}")
+
+
+def reason(run: Any, step: str) -> str:
+    return Books().ledger.step_run(run.run_id, step).reason
 
 
 def statuses(run: Any) -> dict[str, str]:
@@ -396,7 +401,9 @@ def test_cache_options_do_what_they_say() -> None:
         double.options(name="expired", cache_expiry=0.0)(2)
 
     options("a", True)
-    assert statuses(options("a", True)) == {"double": "cached", "expired": "succeeded"}
+    again = options("a", True)
+    assert statuses(again) == {"double": "cached", "expired": "succeeded"}
+    assert "had expired" in reason(again, "expired")
     assert statuses(options("b", True))["double"] == "succeeded"
 
     @step(ignore=["verbose"])
@@ -427,6 +434,7 @@ def test_a_missing_object_runs_its_step_again(tmp_path: Path) -> None:
             path.unlink()
     run = stored()
     assert statuses(run) == {"big": "succeeded"}
+    assert "no longer in the store" in reason(run, "big")
     assert run.steps["big"].output.load() == b"x" * 100_000
 
 

@@ -55,7 +55,7 @@ class Explainer:
             return "; ".join(changes[:MAX_SHOWN]) + more + compared
         if not before.status.has_outputs:
             return f"nothing differs, but the earlier run of it left no result: it is {before.status}{compared}"
-        return f"nothing differs, but the earlier result had expired, was deleted or was not fit to be kept{compared}"
+        return f"nothing differs, but the earlier result was deleted or was not fit to be kept{compared}"
 
     def _nearest(self, step: StepRunRecord) -> tuple[StepRunRecord, list[str]] | None:
         """Return the earlier step run with the fewest differences, the newest of equals, and the differences."""

@@ -1,0 +1,98 @@
+"""Turns the arguments of one step call into a tree for its worker: artifacts become Slots, odd values artifacts.
+
+Runs in: driver.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from enum import Enum
+from functools import partial
+from typing import Any, NamedTuple
+
+from zenray import artifacts
+from zenray.errors import MaterializerError
+from zenray.files import File, Folder
+from zenray.fingerprint import fingerprint
+from zenray.futures import Artifact
+from zenray.hashing import encode
+from zenray.materializer import registry
+from zenray.metadata.records import ArtifactRecord
+from zenray.model import Manifest, Slot
+from zenray.step import Step
+from zenray.store import Store
+
+
+class Input(NamedTuple):
+    """An artifact that an argument holds: of a step run of this run, or, without a producer, the one given."""
+
+    argument: str
+    producer: str
+    output_index: int
+    given: Manifest | None = None
+
+
+class ArgumentTree:
+    """Collects the inputs of one step call while its arguments are walked."""
+
+    def __init__(self, run_id: str, step: Step[Any], store: Store) -> None:
+        self.inputs: list[Input] = []  # by Slot index
+        self.stored: list[ArtifactRecord] = []
+        self.heritage: set[str] = set()  # digests of the code behind instances that were given
+        self._run_id, self._step, self._store = run_id, step, store
+
+    def take(self, argument: str, value: Any) -> Any:
+        """Return an argument as a tree of plain values and Slots; MaterializerError where a part cannot be stored."""
+        kind = type(value)
+        if kind is Artifact:
+            return self._artifact(argument, value)
+        if kind in (File, Folder):
+            return value.identified()
+        if kind in (list, tuple):
+            return kind(self.take(argument, v) for v in value)
+        if kind is dict:
+            return {k: self.take(argument, v) for k, v in value.items()}
+        if isinstance(value, Enum):  # may have methods, and a value that its name does not tell
+            return self._literal(argument, value)
+        try:
+            encode(value)
+        except (TypeError, ValueError, RecursionError):
+            return self._literal(argument, value)
+        return value
+
+    def _artifact(self, argument: str, artifact: Artifact) -> Slot:
+        if artifact.run_id == self._run_id:
+            return self._slot(Input(argument, artifact.step_run, artifact.index))
+        if artifact.manifest.may_hold_instances:
+            self.heritage.add(secrets.token_hex(16))  # which code its instances need is not recorded
+        return self._slot(Input(argument, "", artifact.index, artifact.manifest))
+
+    def _literal(self, argument: str, value: Any) -> Slot:
+        allow_pickle = self._step.settings.allow_pickle
+        try:
+            manifest = artifacts.save(
+                value, self._store, table=registry.table(), allow_pickle=allow_pickle, producer=self._run_id
+            )
+        except MaterializerError as exc:
+            raise MaterializerError(f"step {self._step.name!r}, argument {argument!r}: {exc}") from exc
+        self.stored.append(ArtifactRecord(manifest, self._store.uri, time.time()))
+        if manifest.may_hold_instances:
+            found = fingerprint(partial(id, value))
+            self.heritage.add(secrets.token_hex(16) if found.problems else found.digest)
+        return self._slot(Input(argument, "", 0, manifest))
+
+    def _slot(self, found: Input) -> Slot:
+        self.inputs.append(found)
+        return Slot(len(self.inputs) - 1)
+
+
+def artifacts_in(value: Any) -> Iterator[Artifact]:
+    """Yield the artifacts that an argument holds, also inside of lists, tuples and dicts."""
+    if isinstance(value, Artifact):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from artifacts_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from artifacts_in(item)
