@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from zenray.cluster import RayLauncher
 from zenray.engine import Coordinator, Observer
 from zenray.errors import RunCancelled, StepFailed, ZenRayError
 from zenray.futures import Artifact
@@ -163,44 +164,7 @@ def _references(returned: Any) -> Json:
 def _launcher(stack: Stack) -> Launcher:
     if stack.orchestrator == "inline":
         return InlineLauncher(open_store(stack.artifact_store, stack.artifact_store_options))
-    return _RayWhenNeeded(stack)
-
-
-class _RayWhenNeeded:
-    """Stands for the launcher on Ray until the first step has to run: a cached run never imports Ray."""
-
-    is_blocking = False
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self._launcher: Launcher | None = None
-
-    def _get(self) -> Launcher:
-        if self._launcher is None:
-            from zenray.cluster import RayLauncher
-
-            self._launcher = RayLauncher(self._stack.artifact_store, self._stack.artifact_store_options)
-        return self._launcher
-
-    def reference(self, step: Any) -> Any:
-        return self._get().reference(step)
-
-    def check(self, step_name: str, resources: Any) -> None:
-        self._get().check(step_name, resources)
-
-    def width(self, resources: Any) -> int:
-        return self._get().width(resources)
-
-    def launch(self, calls: Any, resources: Any, on_done: Any) -> None:
-        self._get().launch(calls, resources, on_done)
-
-    def cancel(self, *, is_forced: bool) -> None:
-        if self._launcher is not None:
-            self._launcher.cancel(is_forced=is_forced)
-
-    def close(self) -> None:
-        if self._launcher is not None:
-            self._launcher.close()
+    return RayLauncher(stack.artifact_store, stack.artifact_store_options)
 
 
 def _log_root(store: Store) -> str:
