@@ -14,9 +14,10 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from pathlib import PurePath
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from blake3 import blake3
 
@@ -46,8 +47,6 @@ def encode(value: Any) -> bytes:
     elif isinstance(value, Enum):
         kind = type(value)
         tag, payload = b"enum", encode((f"{kind.__module__}.{kind.__qualname__}", value.name))
-    elif isinstance(value, PurePath):
-        tag, payload = b"path", value.as_posix().encode()
     else:
         raise TypeError(f"no canonical encoding for {type(value).__module__}.{type(value).__qualname__}")
     return framed(tag, payload)
@@ -75,8 +74,12 @@ def _mapping(value: Mapping[Any, Any]) -> tuple[bytes, bytes]:
     return b"dict", b"".join(encode(k) + encode(v) for k, v in value.items())
 
 
-def _datetime(value: datetime) -> tuple[bytes, bytes]:
-    return b"datetime", encode((value.isoformat(), value.fold, str(value.tzinfo)))
+def _clock(tag: bytes) -> Callable[[Any], tuple[bytes, bytes]]:
+    return lambda value: (tag, encode((value.replace(tzinfo=None).isoformat(), value.fold, value.tzinfo)))
+
+
+def _path(value: PurePath) -> tuple[bytes, bytes]:
+    return b"path", encode((type(value).__name__, value.as_posix()))
 
 
 _ENCODERS: dict[type, Callable[[Any], tuple[bytes, bytes]]] = {
@@ -94,12 +97,14 @@ _ENCODERS: dict[type, Callable[[Any], tuple[bytes, bytes]]] = {
     set: _unordered(b"set"),
     frozenset: _unordered(b"frozenset"),
     date: lambda v: (b"date", v.isoformat().encode()),
-    time: lambda v: (b"time", encode((v.isoformat(), v.fold, str(v.tzinfo)))),
-    datetime: _datetime,
+    time: _clock(b"time"),
+    datetime: _clock(b"datetime"),
     timedelta: lambda v: (b"timedelta", encode((v.days, v.seconds, v.microseconds))),
     timezone: lambda v: (b"timezone", repr(v).encode()),
+    ZoneInfo: lambda v: (b"zone", repr(v).encode()),
     Decimal: lambda v: (b"decimal", str(v).encode()),
     Fraction: lambda v: (b"fraction", str(v).encode()),
     UUID: lambda v: (b"uuid", v.bytes),
+    **dict.fromkeys((PurePosixPath, PureWindowsPath, PosixPath, WindowsPath), _path),
     range: lambda v: (b"range", encode((v.start, v.stop, v.step))),
 }
