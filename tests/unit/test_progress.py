@@ -28,7 +28,7 @@ def request(orchestrator: str = "local") -> RunRequest:
 
 
 def state(name: str, status: Status = Status.WAITING, **values: object) -> StepState:
-    return StepState(name, work, 0, {}, ((), {}), (), {}, status=status, **values)
+    return StepState(name, work, 0, {}, ((), {}), (), status=status, **values)
 
 
 def ended(name: str, status: Status = Status.SUCCEEDED, **values: object) -> StepState:
