@@ -546,3 +546,17 @@ def test_a_distribution_of_this_process_has_its_version() -> None:
     assert distribution_of("yaml") == ("pyyaml", importlib.import_module("yaml").__version__)
     assert distribution_of("numpy.linalg") == ("numpy", importlib.import_module("numpy").__version__)
     assert distribution_of("zenray") is None
+
+
+def test_a_library_imported_inside_of_a_helper_counts_the_same_before_and_after_its_import(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(
+        "def helper():\n    import polars\n    return polars.DataFrame({'a': [1]})\n\ndef f():\n    return helper()\n"
+    )
+    code = (
+        "import sys, flow; from zenray.fingerprint import fingerprint\n"
+        "before = fingerprint(flow.f); assert 'polars' not in sys.modules\n"
+        "flow.f(); after = fingerprint(flow.f)\n"
+        "print(before.digest == after.digest, before.problems, after.problems)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split("\n")[0] == "True () ()", done.stdout + done.stderr

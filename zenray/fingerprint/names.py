@@ -166,9 +166,12 @@ class Names:
         name = reference.name
         if reference.imported:
             module = sys.modules.get(name)
-            if module is not None:
+            if _is_library(name):
+                self._library_attribute(module, reference, list(reference.attributes), namespace, form)
+            elif module is not None:
                 return module
-            self._module(name, (), form)
+            else:
+                self._module(name, (), form)
         elif name == "__name__":
             form.text("module name", _module_name(namespace))
         elif name in _MODULE_NAMES:
@@ -209,9 +212,17 @@ class Names:
                 self._unresolved(f"{display_name(module.__name__)}.{name}", form)
 
     def _library_attribute(
-        self, module: types.ModuleType, reference: Reference, attributes: list[str], namespace: Namespace, form: Form
+        self,
+        module: types.ModuleType | None,
+        reference: Reference,
+        attributes: list[str],
+        namespace: Namespace,
+        form: Form,
     ) -> None:
-        form.text("module", module.__name__, *attributes)
+        """Write what is taken of a library; of one that a function imports, the same before its import and after."""
+        form.text("module", reference.name if reference.imported or module is None else module.__name__, *attributes)
+        if module is None:
+            return  # the import statement notes the distribution
         value: Any = module
         for name in attributes:
             found = vars(value).get(name, _ABSENT)
@@ -252,7 +263,9 @@ class Names:
         if name is None:
             self._walk.problem(f"code in {_module_name(namespace)} has a relative import, but is in no package")
             return
-        if statement.is_followed and name in sys.modules:
+        if _is_library(name):
+            self._module(name, statement.names, form)
+        elif statement.is_followed and name in sys.modules:
             self._walk.reach(vars(sys.modules[name]))
         else:
             self._module(name, statement.names, form)
@@ -329,6 +342,15 @@ class Names:
         for statement in normal.imports:
             self._import(statement, namespace, form)
         self._walk.note_text(thing, form)
+
+
+def _is_library(name: str) -> bool:
+    """Say whether a module that may not have been imported yet is not of the project."""
+    module = sys.modules.get(name)
+    if module is not None:
+        return origin_of_module(module) is not Origin.FIRST_PARTY
+    located = locate(name)
+    return located is not None and origin(name, located.file) is not Origin.FIRST_PARTY
 
 
 def absolute_name(statement: Import, namespace: Namespace) -> str | None:
