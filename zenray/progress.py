@@ -246,7 +246,7 @@ class LiveView(PlainView):
         table = Table.grid(padding=(0, 2))
         for event in list(events.values())[:space]:
             resources = event.state.step.settings.resources.describe()
-            asked = " ".join(f"{k}={v}" for k, v in resources.items() if (k, v) != ("num_cpus", 1))
+            asked = " ".join(_amount(k, v) for k, v in resources.items() if (k, v) != ("num_cpus", 1))
             style = _STYLES.get(event.status, "")
             table.add_row(
                 Text(event.state.name), Text(describe(event, is_live=True), style=style), Text(asked, style="dim")
@@ -399,6 +399,12 @@ def seconds_text(duration_s: float) -> str:
     if minutes < 60:
         return f"{minutes} min {seconds} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _amount(name: str, amount: float | str) -> str:
+    if isinstance(amount, str):
+        return f"{name}={amount}"
+    return f"memory={amount / 2**30:.3g}GiB" if name == "memory" else f"{name}={amount:g}"
 
 
 def size_text(size_bytes: float) -> str:
