@@ -193,7 +193,7 @@ class Writer:
             raise MaterializerError(f"an artifact's file {name!r} was written twice")
         file = _FileWriter(name, self._store, self._files)
         self._opened.append(file)
-        return io.BufferedWriter(file, 1 << 16)
+        return _Buffered(file, 1 << 16)
 
     def put(self, name: str, data: bytes) -> None:
         """Write one file whole."""
@@ -226,6 +226,17 @@ class Writer:
             file.abort()
 
 
+class _Buffered(io.BufferedWriter):
+    """A file that is discarded where the block that writes it ends with an error."""
+
+    raw: "_FileWriter"
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None:
+            self.raw.abort()
+        super().__exit__(kind, *rest)
+
+
 class _FileWriter(io.RawIOBase):
     """Keeps up to INLINE_BYTES in memory and becomes an object beyond that."""
 
@@ -243,6 +254,8 @@ class _FileWriter(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
+        if self._is_aborted:
+            return len(view)
         if self._object is None and len(self._small) + len(view) <= INLINE_BYTES:
             self._small += view
             return len(view)

@@ -243,7 +243,7 @@ class Workplace:
             )
         function, doubt = self._functions[key]
         result = run_step(call, function, self._store, worker=self._name)
-        return replace(result, is_cacheable=False, notes=(doubt,)) if doubt else result
+        return replace(result, is_cacheable=False, notes=(*result.notes, doubt)) if doubt else result
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""

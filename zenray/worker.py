@@ -37,17 +37,22 @@ def run_step(
     started_at = time.time()
     outputs: tuple[Manifest, ...] = ()
     failure: Failure | None = None
+    notes: tuple[str, ...] = ()
+    is_over = False
     log = Path(call.log_uri)
     try:
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
                 outputs = _run(call, function, store)
-            except (Exception, SystemExit, KeyboardInterrupt) as exc:  # noqa: BLE001 - this is where a step's errors end
+            except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
                 failure = describe_failure(exc)
                 if failure.kind != "cancelled":
                     sys.stderr.write(failure.traceback)
+            is_over = True
     except OSError as exc:
-        failure = describe_failure(StoreError(f"the log {str(log)!r} cannot be written: {exc.strerror or exc}"))
+        notes = (f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",)
+        if not is_over and failure is None:
+            failure = describe_failure(StoreError(notes[0]))
     size = log.stat().st_size if log.exists() else 0
     return AttemptResult(
         step_run_id=call.step_run_id,
@@ -59,6 +64,7 @@ def run_step(
         worker=worker,
         log_uri=call.log_uri if size else "",
         log_bytes=size,
+        notes=notes,
     )
 
 
@@ -168,7 +174,8 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
     user's process. Where nothing was printed there is no log. A log that nobody follows while it grows is written at
     the end: making and removing a file costs as much as a tiny step.
     """
-    handler = _default_handler()
+    root = logging.getLogger()
+    level, handler = root.level, _default_handler()
     try:
         if is_followed:
             log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -184,7 +191,8 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
                 _empty_into(spool, log)
     finally:
         if handler is not None:
-            logging.getLogger().removeHandler(handler)
+            root.removeHandler(handler)
+            root.setLevel(level)
 
 
 @functools.cache
@@ -230,16 +238,20 @@ def _redirect(descriptor: int) -> Iterator[None]:
     # A stream of our own, line by line: Ray's worker may have replaced Python's, or buffer it in blocks.
     sys.stdout = builtins.open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     sys.stderr = builtins.open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    ours = sys.stdout, sys.stderr
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        sys.stdout, sys.stderr = streams
-        os.dup2(saved[0], 1)
-        os.dup2(saved[1], 2)
-        os.close(saved[0])
-        os.close(saved[1])
+        try:
+            for stream in ours:
+                if not stream.closed:
+                    stream.flush()
+        finally:
+            sys.stdout, sys.stderr = streams
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            os.close(saved[0])
+            os.close(saved[1])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Runs on the inline launcher: what steps give, what is cached, and what happens when they fail."""
 
 import logging
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -643,3 +644,53 @@ def test_data_that_holds_no_instances_lets_equal_outputs_of_edited_code_stay_cac
 
     flow_with(1)()
     assert statuses(flow_with(2)()) == {"make": "succeeded", "below": "cached"}
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+
+    @step
+    def big(n: int) -> Any:
+        return np.zeros(n)
+
+    @pipeline
+    def storing(n: int):
+        big(n)
+
+    storing(10)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, hard))
+    try:
+        with pytest.raises(StepFailed, match="cannot write to the artifact store"):
+            storing(4 << 20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    store = tmp_path / "home" / "store"
+    left = [path for folder in ("objects", "tmp") for path in (store / folder).rglob("*") if path.is_file()]
+    assert left == []
+    assert statuses(storing(4 << 20)) == {"big": "succeeded"}
+
+
+class Severe(BaseException):
+    """Not an Exception, as some libraries have them."""
+
+
+def test_a_step_may_raise_anything_and_close_its_output() -> None:
+    @step
+    def severe() -> int:
+        raise Severe("too bad")
+
+    @step
+    def silent() -> int:
+        logging.getLogger().setLevel(logging.ERROR)
+        return 1
+
+    @pipeline
+    def odd():
+        severe()
+        silent()
+
+    level = logging.getLogger().level
+    with pytest.raises(StepFailed, match="Severe: too bad"):
+        odd()
+    assert logging.getLogger().level == level

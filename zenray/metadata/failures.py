@@ -13,8 +13,8 @@ _DAMAGED = (
     "a new one: artifacts are not lost by that"
 )
 _FORBIDDEN = "check the permissions of the file and of its directory, or keep state elsewhere with ZENRAY_HOME"
-_IO = "the disk or file system gave an error: check it (`dmesg`, `df`), then resume the run"
-_FULL = "free disk space, then resume the run"
+_IO = "the disk or file system gave an error: check it (`dmesg`, `df`), then run again"
+_FULL = "free disk space, then run again"
 _SERVER = "check that the database server can be reached and lets this user in"
 _BUG = "this is a fault in ZenRay: please report it with this message"
 

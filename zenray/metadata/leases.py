@@ -29,7 +29,7 @@ def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_own
         if row.status in _UNFINISHED and left_s > 0 and row.owner != owner and not is_owner_dead:
             raise RunLostError(
                 f"run {run_id!r} is being worked on by {row.owner!r}, whose lease lasts {left_s:.0f} s more: "
-                f"wait for it, or end it with `zenray run stop {run_id}`"
+                "wait for it to end"
             )
         fence = int(row.fence) + 1
         values = {"fence": fence, "owner": owner, "lease_until": time.time() + ttl_s}
