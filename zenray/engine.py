@@ -185,7 +185,7 @@ class Coordinator:
             return StepFailed(f"step {failed.name!r} did not finish ({failed.status})")
         error = StepFailed(
             f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n"
-            f"{found.traceback}see `zenray run logs {self.run_id} {failed.name}`"
+            f"see `zenray run logs {self.run_id} {failed.name}`"
         )
         error.__cause__ = _original(found)
         return error

@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import sys
+import sysconfig
 import tempfile
 import time
 import traceback
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import zenray_materializers
 
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
@@ -157,13 +160,30 @@ def _text(exc: BaseException) -> str:
         return "<its message cannot be shown>"
 
 
+_OURS = (str(Path(__file__).parent), str(Path(zenray_materializers.__file__).parent))
+_LIBRARIES = (*_OURS, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
+
+
 def _own_traceback(exc: BaseException) -> str:
-    """Format the traceback from the user's first line on: the frames that led there are ZenRay's."""
-    ours = str(Path(__file__).parent)
+    """Format the traceback from the user's first line on: the frames that led there are ZenRay's.
+
+    An error of ZenRay that no line of the user's has a part in says what it has to say in its message.
+    """
+    if isinstance(exc, ZenRayError) and not _has_user_frame(exc):
+        return f"{type(exc).__qualname__}: {_text(exc)}\n"
     tb = exc.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(ours) and tb.tb_next is not None:
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OURS) and tb.tb_next is not None:
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(exc), exc, tb))
+
+
+def _has_user_frame(exc: BaseException | None) -> bool:
+    while exc is not None:
+        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(exc.__traceback__))
+        if any(Path(file).is_file() and not file.startswith(_LIBRARIES) for file in files):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 @contextmanager
