@@ -8,6 +8,7 @@ Runs in: anywhere.
     ├── ConfigError              a stack, a setting or the environment
     ├── NotFoundError            a name or id that is not there (also a LookupError)
     ├── StepFailed               a step's own exception, or what ended it
+    ├── OutputError              a step's return value that is not what it declares
     ├── RunCancelled             the run was stopped on request
     ├── RunLostError             another process has taken the run over
     ├── MaterializerError        a value that cannot be written or read
@@ -46,6 +47,10 @@ class NotFoundError(ZenRayError, LookupError):
 
 class StepFailed(ZenRayError):
     """Raised when a run ends because a step failed; the step's own exception is the cause."""
+
+
+class OutputError(ZenRayError):
+    """Raised when what a step returned is not what it declares."""
 
 
 class RunCancelled(ZenRayError):

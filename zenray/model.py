@@ -98,7 +98,7 @@ class Manifest:
             metadata=raw["metadata"],
             digest=raw["digest"],
             is_pickle=raw["pickle"],
-            may_hold_instances=raw["instances"],
+            may_hold_instances=raw.get("instances", True),
             preview=raw["preview"],
             producer=raw["producer"],
         )

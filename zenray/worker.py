@@ -24,7 +24,7 @@ import zenray_materializers
 
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
-from zenray.errors import StoreError, ZenRayError
+from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
@@ -100,21 +100,17 @@ def _outputs(name: str, function: Callable[..., Any], result: Any) -> tuple[Any,
         if not isinstance(result, tuple | list) or len(result) != len(outputs):
             names = ", ".join(o.name for o in outputs)
             got = f"{len(result)} values" if isinstance(result, tuple | list) else type(result).__name__
-            raise _OutputError(f"step {name!r} declares {len(outputs)} outputs ({names}) and returned {got}")
+            raise OutputError(f"step {name!r} declares {len(outputs)} outputs ({names}) and returned {got}")
         values = tuple(result)
     for output, value in zip(outputs, values, strict=True):
         if output.annotation is not None and not fits(value, output.annotation):
-            raise _OutputError(
+            raise OutputError(
                 f"step {name!r}: output {output.name!r} is annotated {describe(output.annotation)}, and the step "
                 f"returned {type(value).__name__}: {str(value)[:80]}; correct the annotation or the return value"
             )
         if output.annotation is type(None) and value is not None:
-            raise _OutputError(f"step {name!r} is annotated to return None and returned {type(value).__name__}")
+            raise OutputError(f"step {name!r} is annotated to return None and returned {type(value).__name__}")
     return values
-
-
-class _OutputError(ZenRayError):
-    """Raised when what a step returned is not what it declares."""
 
 
 def fill(tree: Any, values: list[Any], files: list[File | Folder]) -> Any:
@@ -138,7 +134,7 @@ def describe_failure(exc: BaseException) -> Failure:
     kind = "user"
     if isinstance(exc, KeyboardInterrupt):
         kind = "cancelled"
-    elif isinstance(exc, _OutputError):
+    elif isinstance(exc, OutputError):
         kind = "output"
     elif isinstance(exc, StoreError):
         kind = "store"
