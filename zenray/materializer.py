@@ -196,9 +196,12 @@ def register_repository() -> None:
         registry.register_folder(repository / "materializers")
 
 
+_PUBLIC = {"pathlib._local": "pathlib"}  # where Python 3.13 keeps it, so that stored names are the same everywhere
+
+
 def type_name(cls: type) -> str:
     """Return a class's qualified name; a class of the main script gets the script's module name."""
-    module = cls.__module__
+    module = _PUBLIC.get(cls.__module__, cls.__module__)
     if module == "__main__":
         module = main_module_name()
     return f"{module}.{cls.__qualname__}"

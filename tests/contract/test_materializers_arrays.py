@@ -286,7 +286,7 @@ class TestNumpyScalar(MaterializerContract):
         scalars = (
             np.float64(0.1), np.float64("nan"), np.float64("-inf"), np.float64(-0.0), np.float32(0.1), np.float16(2),
             np.int64(-(2**63)), np.uint64(2**64 - 1), np.bool_(True), np.complex64(1 + 2j), np.str_("ä"), np.str_(""),
-            np.bytes_(b"x"), np.datetime64("2026-01-31T12", "ms"), np.datetime64("NaT"), np.timedelta64(3, "D"),
+            np.bytes_(b"x"), np.datetime64("2026-01-31T12", "ms"), np.datetime64("NaT", "s"), np.timedelta64(3, "D"),
         )  # fmt: skip
         return {f"{type(scalar).__name__} {scalar}": scalar for scalar in scalars}
 

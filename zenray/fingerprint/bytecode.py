@@ -12,6 +12,7 @@ of 2.
 import dis
 import inspect
 import re
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ _FRAME_READERS = frozenset(
     {"locals", "vars", "dir", "eval", "exec", "globals", "query", "sql", "evaluate", "execute", "currentframe"}
     | {"_getframe", "stack", "f_locals", "f_globals", "f_back", "tb_frame", "format_map"}
 )
+_PAIR = re.compile(r"((?:LOAD|STORE)_FAST(?:_BORROW)?)_((?:LOAD|STORE)_FAST(?:_BORROW)?)")
 _WORD = re.compile(r"[^\W\d]\w*")
 # Text such as "log(price) ~ scaled(area)": formulas are evaluated among the caller's names by some libraries.
 _CALLED_WORD = re.compile(r"[^\W\d]\w*(?=\s*\()")
@@ -114,7 +116,7 @@ class _Normalizer:
         self.form = form
         self.keep_locals = keep_locals
         bytecode = dis.Bytecode(code)
-        self.steps = [step for step in bytecode if step.opname not in _SILENT]
+        self.steps = [part for step in bytecode if step.opname not in _SILENT for part in _parts(step)]
         self.offsets = [step.offset for step in self.steps]
         self.handlers = bytecode.exception_entries  # type: ignore[attr-defined]
         self.targets = {step.argval for step in self.steps if step.opcode in _JUMPS}
@@ -199,7 +201,7 @@ class _Normalizer:
         reference = Reference(
             name=step.argval,
             attributes=tuple(link.argval for link in chain),
-            is_called=_is_call(last),
+            is_called=_is_call(last) or self._pushes_null(after),
             argument=self._string_at(after),
         )
         number = len(self.form.references)
@@ -209,7 +211,12 @@ class _Normalizer:
         lookups = tuple((link.opname, _is_call(link)) for link in chain)
         return encode(("global", step.opname, own_name, _is_call(step), lookups, number)), after
 
+    def _pushes_null(self, position: int) -> bool:
+        """Tell whether what was just loaded gets called, in the way of Python 3.13 for attributes of modules."""
+        return position < len(self.steps) and self.steps[position].opname == "PUSH_NULL"
+
     def _string_at(self, position: int) -> str | None:
+        position += self._pushes_null(position)
         for step in self.steps[position : position + 1]:
             if step.opcode in dis.hasconst and isinstance(step.argval, str):
                 return step.argval
@@ -261,10 +268,20 @@ class _Normalizer:
         return None
 
 
+def _parts(step: dis.Instruction) -> tuple[dis.Instruction, ...]:
+    """Return the two halves of an instruction that Python 3.13 makes of two when they stand on one line."""
+    pair = _PAIR.fullmatch(step.opname)
+    if pair is None:
+        return (step,)
+    args = divmod(step.arg or 0, 16)
+    halves = zip(pair.groups(), args, step.argval, strict=True)
+    return tuple(step._replace(opname=n, opcode=dis.opmap[n], arg=arg, argval=v) for n, arg, v in halves)
+
+
 def _is_call(step: dis.Instruction) -> bool:
     """Tell whether what is looked up gets called at once, which the lowest bit of the operand says."""
     if step.opname == "LOAD_METHOD":
         return True
     # Before Python 3.12 the operand of LOAD_ATTR is a plain number, and LOAD_METHOD says that it is called.
-    has_bit = step.opname == "LOAD_GLOBAL" or (step.opname == "LOAD_ATTR" and "LOAD_METHOD" not in dis.opmap)
+    has_bit = step.opname == "LOAD_GLOBAL" or (step.opname == "LOAD_ATTR" and sys.version_info >= (3, 12))
     return has_bit and bool((step.arg or 0) & 1)

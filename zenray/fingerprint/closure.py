@@ -7,6 +7,7 @@ stream of their forms, with references as numbers, is the same for two programs 
 names of what is called: it is a canonical form of the graph.
 """
 
+import functools
 import importlib.machinery
 import inspect
 import sys
@@ -279,7 +280,9 @@ class Closure:
 
     def _instance(self, value: Any, name: str, form: Form) -> None:
         was_lasting, self._names.is_lasting = self._names.is_lasting, False
-        if not self._wrapper(value, type(value).__module__, form):
+        if isinstance(value, functools.singledispatchmethod):
+            self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
+        elif not self._wrapper(value, type(value).__module__, form):
             self._values.write_instance(value, form, name)
         self._names.is_lasting = was_lasting
 

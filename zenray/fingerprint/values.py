@@ -8,6 +8,7 @@ import functools
 import marshal
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -237,7 +238,9 @@ class Values:
         kind = type(value)
         try:
             reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(kind)
-            reduced = reducer(value) if reducer else value.__reduce_ex__(4)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of pickling, for iterators since Python 3.12
+                reduced = reducer(value) if reducer else value.__reduce_ex__(4)
             if isinstance(reduced, str):
                 self._global(value, reduced, form, name)
                 return
