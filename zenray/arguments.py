@@ -11,16 +11,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from zenray import artifacts
-from zenray.errors import MaterializerError
+from zenray.annotations import describe, may_flow
+from zenray.errors import DefinitionError, MaterializerError, StoreError
 from zenray.files import File, Folder
 from zenray.fingerprint import fingerprint
 from zenray.futures import Artifact
 from zenray.hashing import encode
-from zenray.materializer import registry
+from zenray.materializer import load_class, registry
 from zenray.metadata.records import ArtifactRecord
 from zenray.model import Manifest, Slot
 from zenray.step import Step
 from zenray.store import Store
+from zenray.stored import StoredArtifact
 
 
 class Input(NamedTuple):
@@ -43,15 +45,26 @@ class ArgumentTree:
 
     def take(self, argument: str, value: Any) -> Any:
         """Return an argument as a tree of plain values and Slots; MaterializerError where a part cannot be stored."""
+        target = self._step.annotations.get(argument)
+        if type(value) is StoredArtifact and not may_flow(load_class(value.manifest.type_name), target):
+            raise DefinitionError(
+                f"step {self._step.name!r}: argument {argument!r} is annotated {describe(target)}, and {value!r} is "
+                f"{value.manifest.type_name}"
+            )
+        return self._tree(argument, value)
+
+    def _tree(self, argument: str, value: Any) -> Any:
         kind = type(value)
         if kind is Artifact:
             return self._artifact(argument, value)
+        if kind is StoredArtifact:
+            return self._stored(argument, value)
         if kind in (File, Folder):
             return value.identified()
         if kind in (list, tuple):
-            return kind(self.take(argument, v) for v in value)
+            return kind(self._tree(argument, v) for v in value)
         if kind is dict:
-            return {k: self.take(argument, v) for k, v in value.items()}
+            return {k: self._tree(argument, v) for k, v in value.items()}
         if isinstance(value, Enum):  # may have methods, and a value that its name does not tell
             return self._literal(argument, value)
         try:
@@ -63,9 +76,25 @@ class ArgumentTree:
     def _artifact(self, argument: str, artifact: Artifact) -> Slot:
         if artifact.run_id == self._run_id:
             return self._slot(Input(argument, artifact.step_run, artifact.index))
-        if artifact.manifest.may_hold_instances:
+        return self._foreign(argument, artifact.manifest)
+
+    def _stored(self, argument: str, artifact: StoredArtifact) -> Slot:
+        if artifact.store.uri != self._store.uri:
+            raise DefinitionError(
+                f"step {self._step.name!r}: argument {argument!r} is {artifact!r} of the store {artifact.store.uri}, "
+                f"and this run uses {self._store.uri}; pass its value, .load()"
+            )
+        if not artifacts.exists(artifact.manifest, self._store):
+            raise StoreError(
+                f"step {self._step.name!r}: argument {argument!r} is {artifact!r}, which is no longer in the store "
+                f"{self._store.uri}; run what made it again"
+            )
+        return self._foreign(argument, artifact.manifest)
+
+    def _foreign(self, argument: str, manifest: Manifest) -> Slot:
+        if manifest.may_hold_instances:
             self.heritage.add(secrets.token_hex(16))  # which code its instances need is not recorded
-        return self._slot(Input(argument, "", artifact.index, artifact.manifest))
+        return self._slot(Input(argument, "", 0, manifest))
 
     def _literal(self, argument: str, value: Any) -> Slot:
         allow_pickle = self._step.settings.allow_pickle
@@ -86,9 +115,9 @@ class ArgumentTree:
         return Slot(len(self.inputs) - 1)
 
 
-def artifacts_in(value: Any) -> Iterator[Artifact]:
+def artifacts_in(value: Any) -> Iterator[Artifact | StoredArtifact]:
     """Yield the artifacts that an argument holds, also inside of lists, tuples and dicts."""
-    if isinstance(value, Artifact):
+    if isinstance(value, Artifact | StoredArtifact):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:

@@ -12,8 +12,10 @@ from typing import Any, Generic, ParamSpec, overload
 
 from zenray.annotations import bind, classes_in, describe, fits, hints_of
 from zenray.errors import DefinitionError
+from zenray.futures import Artifact
 from zenray.materializer import find, registry
 from zenray.step import Step, active_caller
+from zenray.stored import StoredArtifact
 
 P = ParamSpec("P")
 MAX_DEPTH = 50
@@ -58,7 +60,7 @@ class Pipeline(Generic[P]):
         bound = bind(self._signature, f"pipeline {self.name!r}", args, kwargs)
         for name, value in bound.arguments.items():
             annotation = self.annotations.get(name, Any)
-            if not fits(value, annotation):
+            if not isinstance(value, Artifact | StoredArtifact) and not fits(value, annotation):
                 raise DefinitionError(
                     f"pipeline {self.name!r}: parameter {name!r} must be {describe(annotation)}, got {value!r} of type "
                     f"{type(value).__name__!r}"

@@ -4,14 +4,14 @@ Runs in: anywhere.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zenray.errors import NotFoundError, suggest
-from zenray.model import Manifest, Status
+from zenray.model import Status
 from zenray.stack import Stack, active_stack
+from zenray.stored import StoredArtifact
 
 if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: only who reads the ledger pays for it
     from zenray.metadata.ledger import Ledger
@@ -40,33 +40,6 @@ class Books:
         return open_store(self.stack.artifact_store, self.stack.artifact_store_options)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredArtifact:
-    """An artifact that a step run gave or took."""
-
-    name: str
-    manifest: Manifest
-    books: Books
-
-    def load(self, *, allow_pickle: bool = False) -> Any:
-        """Return the value; a pickle only where ``allow_pickle`` says that its origin is trusted."""
-        from zenray import artifacts
-        from zenray.materializer import register_repository
-
-        register_repository()
-        return artifacts.load(self.manifest, self.books.store, allow_pickle=allow_pickle)
-
-    @property
-    def digest(self) -> str:
-        """The artifact's identity."""
-        return self.manifest.digest
-
-    def __repr__(self) -> str:
-        return (
-            f"<artifact {self.name}: {self.manifest.type_name}, {self.manifest.size_bytes} bytes, {self.digest[:12]}>"
-        )
-
-
 class StepRun:
     """One step run as recorded."""
 
@@ -91,7 +64,7 @@ class StepRun:
         found = self._books.ledger.artifacts([r.digest for r in rows], store=self._books.store.uri)
         return _Named(
             {
-                r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books)
+                r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books.store)
                 for r in rows
                 if r.digest in found
             },

@@ -694,3 +694,54 @@ def test_a_step_may_raise_anything_and_close_its_output() -> None:
     with pytest.raises(StepFailed, match="Severe: too bad"):
         odd()
     assert logging.getLogger().level == level
+
+
+def test_an_artifact_of_another_run_is_taken_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pipeline
+    def making():
+        number(4)
+        parts(9)
+
+    @pipeline
+    def taking(given: Any):
+        double(given)
+
+    @pipeline
+    def taking_many(given: list[Any]):
+        total(given)
+
+    made = making()
+    four, text = made.steps["number"].output, made.steps["parts"].outputs["text"]
+    assert taking(four).steps["double"].output.load() == 8
+    assert statuses(taking(four)) == {"double": "cached"}
+    assert taking_many([four, 1, four]).steps["total"].output.load() == 9
+    with pytest.raises(DefinitionError, match=r"'n' is annotated int.*builtins.str"):
+        taking(text)
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(DefinitionError, match=r"this run uses .*elsewhere"):
+        taking(four)
+
+
+def test_an_artifact_of_another_run_that_is_gone_is_refused(tmp_path: Path) -> None:
+    @step
+    def big() -> bytes:
+        return b"x" * 100_000
+
+    @step
+    def size(data: bytes) -> int:
+        return len(data)
+
+    @pipeline
+    def making():
+        big()
+
+    @pipeline
+    def taking(given: Any):
+        size(given)
+
+    given = making().steps["big"].output
+    for path in (tmp_path / "home" / "store" / "objects").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(StoreError, match="no longer in the store"):
+        taking(given)

@@ -383,8 +383,9 @@ def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + _CHUNK]
 
 
-def _only_one(count: int, kind: str, asked: str, found: Iterable[str], known: Any = list) -> None:
+def _only_one(count: int, kind: str, asked: str, found: Iterable[str], known: Any = None) -> None:
     if count == 0:
-        raise NotFoundError(f"there is no {kind} {asked!r}: {suggest(asked, known())}")
+        advice = suggest(asked, known()) if known else f"`zenray {kind} list` shows what is there"
+        raise NotFoundError(f"there is no {kind} {asked!r}: {advice}")
     if count > 1:
         raise NotFoundError(f"{asked!r} is the beginning of more than one {kind}: {', '.join(sorted(set(found)))}")
