@@ -148,7 +148,7 @@ def no_materializer(cls: type) -> str:
     name = type_name(cls)
     short = cls.__name__
     return f"""no materializer is registered for type {name!r} ({registry.near(cls)}).
-Either write one, in a file of the repository's materializers/ folder:
+Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` makes one):
 
     from zenray import Materializer
 

@@ -5,6 +5,7 @@ Runs in: anywhere.
 
 import builtins
 import dataclasses
+import difflib
 import importlib
 import sys
 import types
@@ -13,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
 
-from zenray.errors import MaterializerError, suggest
+from zenray.errors import MaterializerError
 from zenray.model import Json
 from zenray.settings import find_repository
 
@@ -156,7 +157,8 @@ class Registry:
 
     def near(self, cls: type) -> str:
         """Name registered types that resemble a class, for an error."""
-        return suggest(type_name(cls), (r.type_name for r in self.registrations()))
+        near = difflib.get_close_matches(type_name(cls), [r.type_name for r in self.registrations()])
+        return f"near: {', '.join(map(repr, near))}" if near else "`zenray materializer list` shows those that have one"
 
     def _load(self) -> None:
         if self._is_loaded:
