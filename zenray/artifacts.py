@@ -5,6 +5,7 @@ Runs in: anywhere.
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ from zenray.model import Json, Manifest, StoredFile, artifact_digest
 from zenray.store import ObjectWriter, Store, manifest_name
 
 INLINE_BYTES = 4096  # a file up to this size lives in its manifest: one write instead of two
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 PICKLE = "zenray_materializers.pickled:PickleMaterializer"
 
 
@@ -78,18 +80,18 @@ def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any
 
     Raises MaterializerError for a pickle that was not asked for, and where the format is newer than the code.
     """
-    if manifest.is_pickle and not allow_pickle:
+    materializer = _trusted(manifest)
+    if materializer.is_pickle and not allow_pickle:
         raise MaterializerError(
             f"artifact {manifest.digest[:12]} of type {manifest.type_name!r} is a pickle, and loading one runs code; "
             "where you trust its origin, load it with allow_pickle=True"
         )
-    materializer = load_materializer(manifest.materializer)
     if manifest.format_version > materializer.format_version:
         raise MaterializerError(
             f"artifact {manifest.digest[:12]} has format {manifest.format_version} of {manifest.materializer}, "
             f"and this version reads up to {materializer.format_version}; upgrade the package that provides it"
         )
-    cls = object if manifest.is_pickle else load_class(manifest.type_name)
+    cls = object if materializer.is_pickle else load_class(manifest.type_name)
     try:
         return materializer.load(Reader(manifest.files, store), cls, manifest.metadata)
     except ZenRayError:
@@ -99,6 +101,22 @@ def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any
             f"{manifest.materializer} cannot load artifact {manifest.digest[:12]} of type {manifest.type_name!r}: "
             f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` checks its bytes"
         ) from exc
+
+
+def _trusted(manifest: Manifest) -> Any:
+    """Return the materializer of a manifest that is what its digest says: one that was changed is refused."""
+    is_whole = all(
+        _DIGEST.fullmatch(f.digest) if f.data is None else digest_bytes(f.data) == f.digest for f in manifest.files
+    )
+    if not is_whole or _identity(manifest) != manifest.digest:
+        raise CorruptedObjectError(f"artifact {manifest.digest[:12]}: its manifest has changed since it was written")
+    return load_materializer(manifest.materializer)
+
+
+def _identity(manifest: Manifest) -> str:
+    return artifact_digest(
+        manifest.type_name, manifest.materializer, manifest.format_version, manifest.files, manifest.metadata
+    )
 
 
 def exists(manifest: Manifest, store: Store) -> bool:
@@ -123,10 +141,7 @@ def verify(manifest: Manifest, store: Store) -> None:
                 f"artifact {manifest.digest[:12]}: file {file.name!r} has digest {actual[:12]}, expected "
                 f"{file.digest[:12]}, in {store.uri}; the bytes have changed since they were written"
             )
-    expected = artifact_digest(
-        manifest.type_name, manifest.materializer, manifest.format_version, manifest.files, manifest.metadata
-    )
-    if expected != manifest.digest:
+    if _identity(manifest) != manifest.digest:
         raise CorruptedObjectError(f"artifact {manifest.digest[:12]}: its manifest has changed since it was written")
 
 

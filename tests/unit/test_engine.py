@@ -1,10 +1,11 @@
 """Runs on the inline launcher: what steps give, what is cached, and what happens when they fail."""
 
 import logging
+import pickle
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pytest
 
 import zenray
-from zenray import File, Folder, pipeline, step
+from zenray import File, Folder, artifacts, pipeline, step
 from zenray.errors import (
+    CorruptedObjectError,
     DefinitionError,
     MaterializerError,
     NotFoundError,
@@ -25,6 +27,9 @@ from zenray.errors import (
     StoreError,
     UnfinishedArtifactError,
 )
+from zenray.materializer import registry
+from zenray.store import open_store
+from zenray.submit import run_pipeline
 from zenray.views import Books
 
 CALLS: list[str] = []
@@ -668,7 +673,15 @@ def test_a_file_that_cannot_be_written_whole_leaves_nothing_behind(tmp_path: Pat
     store = tmp_path / "home" / "store"
     left = [path for folder in ("objects", "tmp") for path in (store / folder).rglob("*") if path.is_file()]
     assert left == []
-    assert statuses(storing(4 << 20)) == {"big": "succeeded"}
+    run = storing(4 << 20)
+    assert statuses(run) == {"big": "succeeded"}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, hard))
+    try:
+        with pytest.raises(StepFailed, match="cannot write to the artifact store"):
+            run_pipeline(storing, {"n": 4 << 20}, use_cache=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    artifacts.verify(run.steps["big"].output.manifest, Books().store)  # the whole object was not replaced
 
 
 class Severe(BaseException):
@@ -745,3 +758,19 @@ def test_an_artifact_of_another_run_that_is_gone_is_refused(tmp_path: Path) -> N
             path.unlink()
     with pytest.raises(StoreError, match="no longer in the store"):
         taking(given)
+
+
+def test_a_manifest_that_was_changed_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    whole = artifacts.save(7, store, table=registry.table())
+    (file,) = whole.files
+    pickled = replace(
+        whole, materializer=artifacts.PICKLE, files=(replace(file, name="value.pickle", data=pickle.dumps(8)),)
+    )
+    elsewhere = replace(whole, files=(replace(file, digest="../../../etc/passwd", data=None),))
+    for changed in (pickled, elsewhere, replace(whole, files=(replace(file, data=b"8"),))):
+        with pytest.raises(CorruptedObjectError, match="manifest has changed"):
+            artifacts.load(changed, store)
+    honest = artifacts.save(Odd(1), store, table=registry.table(), allow_pickle=True)
+    with pytest.raises(MaterializerError, match="is a pickle"):
+        artifacts.load(replace(honest, is_pickle=False), store)

@@ -147,18 +147,24 @@ class LocalObjectWriter:
             self._file = open(self._temporary, "wb", buffering=0)  # noqa: SIM115 - lives as long as the writer
         self._hasher = blake3(max_threads=blake3.AUTO)
         self._size_bytes = 0
+        self._is_whole = True
 
     def write(self, data: Any) -> int:
         """Append bytes; large pieces are hashed on all cores."""
         view = memoryview(data).cast("B")
-        self._hasher.update(view)
+        self._is_whole = False  # until this piece is written too
         with _translating("write to", self._store.uri):
             _write_all(self._file, view)
+        self._hasher.update(view)
         self._size_bytes += len(view)
+        self._is_whole = True
         return len(view)
 
     def commit(self) -> tuple[str, int]:
         """Rename to the digest; an equal object already there is kept and marked as used now."""
+        if not self._is_whole:
+            self.abort()
+            raise StoreError(f"an object of {self._store.uri} was not written whole, and is discarded")
         digest = self._hasher.hexdigest()
         with _translating("write to", self._store.uri):
             os.fchmod(self._file.fileno(), 0o444)  # a stored object is never changed, not by accident either

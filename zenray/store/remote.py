@@ -116,17 +116,24 @@ class RemoteObjectWriter:
         self._spool = tempfile.NamedTemporaryFile(prefix="zenray-", buffering=_SPOOL_BYTES)  # noqa: SIM115
         self._hasher = blake3()
         self._size_bytes = 0
+        self._is_whole = True
 
     def write(self, data: Any) -> int:
         """Append bytes."""
         view = memoryview(data).cast("B")
+        self._is_whole = False  # until this piece is written too
+        with _translating("spool an object for", self._store.uri):
+            self._spool.write(view)
         self._hasher.update(view)
-        self._spool.write(view)
         self._size_bytes += len(view)
+        self._is_whole = True
         return len(view)
 
     def commit(self) -> tuple[str, int]:
         """Upload under the digest, unless an equal object is there."""
+        if not self._is_whole:
+            self.abort()
+            raise StoreError(f"an object of {self._store.uri} was not spooled whole, and is discarded")
         digest = self._hasher.hexdigest()
         if not self._store.has(digest, self._size_bytes):
             self._spool.flush()
