@@ -6,7 +6,6 @@ Runs in: driver.
 import secrets
 import time
 from collections.abc import Iterator
-from enum import Enum
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,15 +62,16 @@ class ArgumentTree:
             return value.identified()
         if kind in (list, tuple):
             return kind(self._tree(argument, v) for v in value)
-        if kind is dict:
+        if kind is dict and _has_encoding(list(value)):
             return {k: self._tree(argument, v) for k, v in value.items()}
-        if isinstance(value, Enum):  # may have methods, and a value that its name does not tell
+        if kind is dict and next(artifacts_in(value), None) is not None:
+            raise DefinitionError(
+                f"step {self._step.name!r}, argument {argument!r}: a dict that holds artifacts needs plain keys, "
+                f"such as texts or numbers, and one of {sorted({type(k).__qualname__ for k in value})} is not"
+            )
+        if not _has_encoding(value):
             return self._literal(argument, value)
-        try:
-            encode(value)
-        except (TypeError, ValueError, RecursionError):
-            return self._literal(argument, value)
-        return value
+        return kind(value) if kind in (set, bytearray) else value  # as it is now: the pipeline may change it
 
     def _artifact(self, argument: str, artifact: Artifact) -> Slot:
         if artifact.run_id == self._run_id:
@@ -113,6 +113,14 @@ class ArgumentTree:
     def _slot(self, found: Input) -> Slot:
         self.inputs.append(found)
         return Slot(len(self.inputs) - 1)
+
+
+def _has_encoding(value: Any) -> bool:
+    try:
+        encode(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def artifacts_in(value: Any) -> Iterator[Artifact | StoredArtifact]:

@@ -4,14 +4,15 @@ Runs in: driver.
 """
 
 import platform
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zenray.files import File, Folder
-from zenray.fingerprint import Fingerprint
+from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.hashing import digest_value, encode, framed
-from zenray.materializer import registry
+from zenray.materializer import load_materializer, registry
 from zenray.model import Json, Slot
 from zenray.step import Step
 
@@ -27,11 +28,24 @@ class CacheKey:
     reason: str = ""
 
 
+def custom_materializers() -> dict[str, Json]:
+    """Return the registrations beyond the built-in ones with the digest of their code: it decides what is loaded.
+
+    Where that code cannot be followed the digest is a new one each time, so that nothing is found in the cache.
+    """
+    found: dict[str, Json] = {}
+    for name, path in registry.custom().items():
+        code = fingerprint(type(load_materializer(path)))
+        found[name] = [path, secrets.token_hex(16) if code.problems else code.digest]
+    return found
+
+
 def key_of(
     step: Step[Any],
     arguments: Mapping[str, Any],
     inputs: Sequence[str],
-    fingerprint: Fingerprint,
+    code: Fingerprint,
+    materializers: Mapping[str, Json],
     heritage: Iterable[str] = (),
 ) -> CacheKey:
     """Return the key of one step run.
@@ -40,22 +54,23 @@ def key_of(
         step: the step; of its options only ``ignore``, ``salt`` and the output names count.
         arguments: its bound arguments by name, artifacts replaced by Slots.
         inputs: the digests of the input artifacts, by Slot index.
-        fingerprint: of its code.
+        code: the fingerprint of its code.
+        materializers: what ``custom_materializers`` gave for this run.
         heritage: digests of the code that made those inputs which may hold instances of the user's classes.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
     parts: dict[str, Json] = {
         "recipe": RECIPE,
-        "code": fingerprint.digest,
+        "code": code.digest,
         "arguments": {name: digest_value(["argument", tree_bytes(v, inputs)]) for name, v in counted.items()},
         "outputs": [o.name for o in step.outputs] if step.is_multiple else step.outputs[0].name,
         # a registration beyond the built-in ones decides how an output is stored
-        "environment": {"platform": platform.machine(), **registry.custom()},
+        "environment": {"platform": platform.machine(), **materializers},
         "salt": step.settings.salt,
         "classes": sorted(heritage),
     }
-    if fingerprint.problems:
-        return CacheKey("", parts, "its code cannot be followed: " + "; ".join(fingerprint.problems))
+    if code.problems:
+        return CacheKey("", parts, "its code cannot be followed: " + "; ".join(code.problems))
     return CacheKey(digest_value(["step", parts]), parts)
 
 

@@ -25,7 +25,7 @@ from zenray.graph import Graph
 from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change
-from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
+from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
 from zenray.step import Step
 from zenray.store import Store, log_name
 
@@ -82,6 +82,7 @@ class Coordinator:
         self._condition = threading.Condition(threading.RLock())
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
+        self._materializers: dict[str, Json] | None = None
         self._durations: dict[Any, float] = {}
         self._in_flight_keys: dict[str, list[str]] = {}
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
@@ -299,7 +300,10 @@ class Coordinator:
                 taken |= self.steps[taken_from.producer].heritage
         is_source = any(part.kind == "class" for part in code.parts)
         state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)
-        return cache.key_of(state.step, state.arguments, [m.digest for m in inputs], code, taken)
+        if self._materializers is None:
+            self._materializers = cache.custom_materializers()
+        digests = [m.digest for m in inputs]
+        return cache.key_of(state.step, state.arguments, digests, code, self._materializers, taken)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
         """Return the fingerprint of a step's code, computed once a run."""

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
 from fractions import Fraction
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
@@ -38,18 +37,13 @@ def encode(value: Any) -> bytes:
     """Encode a plain value canonically: equal type and content, and only that, give equal bytes.
 
     Covers None, bool, int, float, complex, str, bytes, list, tuple, dict (in insertion order), set, frozenset,
-    date and time types, Decimal, Fraction, UUID, PurePath, Enum members and range. Anything else,
-    subclasses of these included, is a TypeError.
+    date and time types, Decimal, Fraction, UUID, paths and range. Anything else, subclasses of these included,
+    is a TypeError; so are members of an Enum, which may have methods, and values that their names do not tell.
     """
     encoder = _ENCODERS.get(type(value))
-    if encoder is not None:
-        tag, payload = encoder(value)
-    elif isinstance(value, Enum):
-        kind = type(value)
-        tag, payload = b"enum", encode((f"{kind.__module__}.{kind.__qualname__}", value.name))
-    else:
+    if encoder is None:
         raise TypeError(f"no canonical encoding for {type(value).__module__}.{type(value).__qualname__}")
-    return framed(tag, payload)
+    return framed(*encoder(value))
 
 
 def framed(tag: bytes, payload: bytes) -> bytes:

@@ -46,6 +46,8 @@ TABLE: tuple[tuple[str, str, bool, bool], ...] = (
     ("pyarrow.lib.Field", f"{_HERE}.arrow:SchemaMaterializer", False, False),
     ("pyarrow.lib.DataType", f"{_HERE}.arrow:SchemaMaterializer", False, False),
     ("pyarrow.lib.Table", f"{_HERE}.arrow:TableMaterializer", False, False),
+    ("zenray.files.File", f"{_HERE}.files:OutsideMaterializer", False, False),
+    ("zenray.files.Folder", f"{_HERE}.files:OutsideMaterializer", False, False),
     ("pathlib.Path", f"{_HERE}.files:PathMaterializer", False, False),
     ("numpy.dtype", f"{_HERE}.numpy_arrays:NumpyDtypeMaterializer", False, False),
     ("numpy.ndarray", f"{_HERE}.numpy_arrays:NumpyMaterializer", False, False),

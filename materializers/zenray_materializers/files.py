@@ -91,6 +91,19 @@ class PathMaterializer(Materializer):
         return False
 
 
+class OutsideMaterializer(Materializer):
+    """Refuses files and folders from outside, and says what to do: stored, they would be names without content."""
+
+    types = ("zenray.files.File", "zenray.files.Folder")
+
+    def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
+        """Raise MaterializerError."""
+        raise MaterializerError(
+            f"{value!r} stands for data outside of the store; give it to a step as an argument of its own, or in a "
+            "list, tuple or dict, and return a pathlib.Path where its content shall be stored"
+        )
+
+
 def _existing(value: Path) -> Path:
     try:
         path = value.resolve(strict=True)

@@ -4,8 +4,10 @@ import logging
 import pickle
 import resource
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 import zenray
-from zenray import File, Folder, artifacts, pipeline, step
+from zenray import File, Folder, Materializer, artifacts, pipeline, step
 from zenray.errors import (
     CorruptedObjectError,
     DefinitionError,
@@ -774,3 +776,114 @@ def test_a_manifest_that_was_changed_is_refused_before_anything_is_loaded(tmp_pa
     honest = artifacts.save(Odd(1), store, table=registry.table(), allow_pickle=True)
     with pytest.raises(MaterializerError, match="is a pickle"):
         artifacts.load(replace(honest, is_pickle=False), store)
+
+
+class Color(Enum):
+    RED = 1
+
+    def times(self, n: int) -> int:
+        return n
+
+
+@pytest.mark.parametrize("given", [{Color.RED: 3}, {Color.RED}, frozenset({Color.RED}), {(1, Color.RED): 3}], ids=repr)
+def test_members_of_an_enum_bring_their_code_also_as_keys(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    @step
+    def times(given: Any) -> int:
+        first = next(iter(given))
+        return (first[1] if isinstance(first, tuple) else first).times(2)
+
+    @pipeline
+    def flow():
+        times(given)
+
+    assert flow().steps["times"].output.load() == 2
+    assert statuses(flow()) == {"times": "cached"}
+    monkeypatch.setattr(Color, "times", lambda self, n: n * 5)
+    assert flow().steps["times"].output.load() == 10
+
+
+@dataclass(frozen=True)
+class Holder:
+    file: File
+
+
+@pytest.mark.parametrize(
+    "hold", [Holder, lambda file: {file}, lambda file: OrderedDict(a=file)], ids=("field", "set", "dict")
+)
+def test_a_file_where_its_content_would_not_be_seen_is_refused(hold: Callable[[File], Any], tmp_path: Path) -> None:
+    @step
+    def read(held: Any) -> int:
+        return 1
+
+    @step
+    def give() -> Any:
+        return File(str(tmp_path / "x"))
+
+    @pipeline
+    def taking():
+        read(hold(File(str(tmp_path / "x"))))
+
+    @pipeline
+    def giving():
+        give()
+
+    (tmp_path / "x").write_text("1")
+    with pytest.raises(MaterializerError, match="outside of the store"):
+        taking()
+    with pytest.raises(StepFailed, match="outside of the store"):
+        giving()
+
+
+def test_an_edited_materializer_runs_again_what_it_loads_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_table", dict(registry._table))
+    monkeypatch.setattr(registry, "_custom", {})
+    registry.register(TemperatureMaterializer)
+
+    @step
+    def make() -> Temperature:
+        return Temperature(20)
+
+    @step
+    def show(t: Temperature) -> int:
+        return t.degrees
+
+    @pipeline
+    def flow():
+        show(make())
+
+    assert flow().steps["show"].output.load() == 20
+    assert set(statuses(flow()).values()) == {"cached"}
+    monkeypatch.setattr(TemperatureMaterializer, "load", lambda self, reader, cls, metadata: Temperature(21))
+    assert flow().steps["show"].output.load() == 21
+
+
+def test_an_argument_counts_as_it_was_when_the_step_was_called() -> None:
+    @step
+    def ordered(values: Any) -> list[int]:
+        return sorted(values)
+
+    @pipeline
+    def changing():
+        values, data = {1}, bytearray(b"\1")
+        ordered(values)
+        ordered(data)
+        values.add(2)
+        data += b"\2"
+
+    run = changing()
+    assert [run.steps[s].output.load() for s in ("ordered", "ordered_2")] == [[1], [1]]
+
+
+class Temperature:
+    def __init__(self, degrees: int) -> None:
+        self.degrees = degrees
+
+
+class TemperatureMaterializer(Materializer):
+    types = (f"{__name__}.Temperature",)
+
+    def save(self, value: Any, writer: Any) -> None:
+        writer.put("data", str(value.degrees).encode())
+
+    def load(self, reader: Any, cls: type, metadata: Any) -> Any:
+        return cls(int(reader.read("data")))

@@ -104,10 +104,6 @@ class Color(Enum):
     BLUE = 2
 
 
-class Shade(Enum):
-    RED = 1
-
-
 PAIRS: dict[str, tuple[Any, Any]] = {
     "bool and int": (True, 1),
     "int and float": (1, 1.0),
@@ -117,8 +113,6 @@ PAIRS: dict[str, tuple[Any, Any]] = {
     "dict order": ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
     "nesting": ([[1], 2], [[1, 2]]),
     "exponents": (Decimal("1.0"), Decimal("1.00")),
-    "members": (Color.RED, Color.BLUE),
-    "enums": (Color.RED, Shade.RED),
     "kinds of path": (PurePosixPath("a"), Path("a")),
     "zones": (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC"))),
     "folds": (datetime(2026, 1, 1), datetime(2026, 1, 1, fold=1)),
@@ -157,6 +151,8 @@ UNKNOWN: dict[str, Callable[[], Any]] = {
     "subclass of Path": lambda: Folder("a"),
     "own time zone": lambda: datetime(2026, 1, 1, tzinfo=Zone()),
     "object": object,
+    "member of an enum": lambda: Color.RED,
+    "member in a set": lambda: {Color.RED},
     "in a list": lambda: [object()],
     "in a key": lambda: {(1, Text("a")): 1},
 }

@@ -33,6 +33,7 @@ _FRAME_READERS = frozenset(
     | {"_getframe", "stack", "f_locals", "f_globals", "f_back", "tb_frame", "format_map"}
 )
 _PAIR = re.compile(r"((?:LOAD|STORE)_FAST(?:_BORROW)?)_((?:LOAD|STORE)_FAST(?:_BORROW)?)")
+_SPECIAL = re.compile(r"__\w+__")  # getattr(f, "__doc__") looks up as much as f.__doc__
 _WORD = re.compile(r"[^\W\d]\w*")
 # Text such as "log(price) ~ scaled(area)": formulas are evaluated among the caller's names by some libraries.
 _CALLED_WORD = re.compile(r"[^\W\d]\w*(?=\s*\()")
@@ -81,7 +82,8 @@ class CodeForm:
 def normal_form(code: CodeType) -> CodeForm:
     """Return the normal form of a code object; pure, so that the result may be kept as long as the code object."""
     nested = list(nested_codes(code))
-    mentions = frozenset(name for inner in nested for name in inner.co_names)
+    constants = (c for inner in nested for c in inner.co_consts if isinstance(c, str) and _SPECIAL.fullmatch(c))
+    mentions = frozenset(name for inner in nested for name in inner.co_names) | frozenset(constants)
     form = CodeForm(mentions=mentions)
     reads_frames = bool(mentions & _FRAME_READERS)
     form.digest = digest_bytes(_Normalizer(code, form, keep_locals=reads_frames).encoded())

@@ -24,6 +24,7 @@ from zenray.fingerprint import classes
 from zenray.fingerprint.names import CodeForms, Names, UnloadedModule, absolute_name
 from zenray.fingerprint.origin import (
     Origin,
+    class_module,
     display_name,
     distribution_state,
     locate,
@@ -41,7 +42,7 @@ from zenray.hashing import digest_bytes, digest_value, encode, framed
 RECIPE = "zenray-code-1"
 
 _READS_NAMES = frozenset({"__name__", "__qualname__", "co_name", "co_qualname", "f_code", "getmembers", "__code__"})
-_READS_TEXT = frozenset({"__doc__", "getdoc", "getsource", "getsourcelines"})
+_READS_TEXT = frozenset({"__doc__", "getdoc", "getsource", "getsourcelines", "model_json_schema", "json_schema"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_annotations", "get_type_hints", "signature", "getfullargspec"})
 _THINGS_LIMIT = 100_000
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time
@@ -108,11 +109,11 @@ class Closure:
 
     def link(self, thing: Any, form: Form, name: str) -> None:
         """Write a reference to a function, class, module or instance, and visit it later."""
-        if isinstance(thing, types.ModuleType) and origin_of_module(thing) is not Origin.FIRST_PARTY:
+        if issubclass(type(thing), types.ModuleType) and origin_of_module(thing) is not Origin.FIRST_PARTY:
             form.text("module", thing.__name__)
             self.note_distribution(thing.__name__)
             return
-        if self._in_library and isinstance(thing, types.FunctionType):
+        if self._in_library and type(thing) is types.FunctionType:
             self._passed_to_library.add(id(thing))
         number = self._numbers.setdefault(id(thing), len(self._things))
         if number == _THINGS_LIMIT:
@@ -128,10 +129,10 @@ class Closure:
 
     def is_first_party(self, thing: type | types.FunctionType) -> bool:
         """Tell whether a class or function is the project's own."""
-        if isinstance(thing, types.FunctionType):
+        if type(thing) is types.FunctionType:
             namespace = thing.__globals__
             return origin(str(namespace.get("__name__", "")), namespace.get("__file__")) is Origin.FIRST_PARTY
-        module = sys.modules.get(thing.__module__)
+        module = class_module(thing)
         whose = origin_of_module(module) if module else Origin.FIRST_PARTY
         # A class that a function of a library makes on behalf of the project has no name in the library.
         is_made = "<locals>" in thing.__qualname__ and bool(thing.__flags__ & _HEAP_TYPE)
@@ -186,6 +187,13 @@ class Closure:
         if parent is not None and origin_of_module(parent) is Origin.FIRST_PARTY:
             self.reach(vars(parent))
 
+    def reach_package(self, namespace: Mapping[str, Any]) -> None:
+        """Note that code may have imported any module of its own package: plugins, found by listing a folder."""
+        package = str(namespace.get("__package__") or namespace.get("__name__"))
+        for name, module in sorted(sys.modules.items()):
+            if name.startswith(f"{package}.") and isinstance(module, types.ModuleType):
+                self.reach(vars(module))
+
     # The walk.
 
     def _visit_all(self) -> None:
@@ -207,11 +215,12 @@ class Closure:
 
     def _visit(self, thing: Any, name: str, form: Form) -> None:
         self._in_library = False
-        if isinstance(thing, types.FunctionType):
+        kind = type(thing)  # not isinstance: a proxy, such as what wrapt makes, lies about its __class__
+        if kind is types.FunctionType:
             self._function(thing, form)
-        elif isinstance(thing, type):
+        elif issubclass(kind, type):
             self._class(thing, form)
-        elif isinstance(thing, types.ModuleType):
+        elif issubclass(kind, types.ModuleType):
             self._whole_module(thing, form)
         elif isinstance(thing, Statements):
             self._statements(thing, form)
@@ -282,7 +291,7 @@ class Closure:
         was_lasting, self._names.is_lasting = self._names.is_lasting, False
         if isinstance(value, functools.singledispatchmethod):
             self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
-        elif not self._wrapper(value, type(value).__module__, form):
+        elif not self._wrapper(value, getattr(class_module(type(value)), "__name__", ""), form):
             self._values.write_instance(value, form, name)
         self._names.is_lasting = was_lasting
 

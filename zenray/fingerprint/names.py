@@ -32,7 +32,13 @@ _SEES_MODULE = (builtins.globals, builtins.eval, builtins.vars, builtins.dir)
 _IMPORTS = (importlib.import_module, builtins.__import__)
 _BUILTIN_DATA = frozenset({"None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"})
 # Through these, code sees what called it, or the text it was written as.
-_LOOKS_AROUND = frozenset({"f_back", "f_locals", "f_globals", "getsource", "getsourcelines"})
+_LOOKS_AROUND = frozenset({"f_back", "f_locals", "f_globals", "__globals__", "getsource", "getsourcelines"})
+# These find code by a name that is computed.
+_FINDS = frozenset(
+    {("pydoc", "locate"), ("pkgutil", "resolve_name"), ("importlib.util", "module_from_spec"), ("runpy", "run_path")}
+    | {("importlib._bootstrap", "module_from_spec"), ("importlib._bootstrap_external", "spec_from_file_location")}
+    | {("_frozen_importlib", "module_from_spec"), ("_frozen_importlib_external", "spec_from_file_location")}
+)
 _ABSENT = object()
 
 
@@ -85,6 +91,9 @@ class Walk(Protocol):
     def problem(self, text: str) -> None:
         """Note why the closure cannot be known."""
 
+    def reach_package(self, namespace: Namespace) -> None:
+        """Note that code may have imported any module of its own package."""
+
 
 class Names:
     """Writes code together with everything that its names stand for."""
@@ -122,7 +131,7 @@ class Names:
         if isinstance(value, types.FunctionType):
             # A function that is passed on may be asked for its name, for example for the name of a column.
             form.text("called" if is_called else value.__qualname__)
-        if isinstance(value, types.FunctionType | type | types.ModuleType):
+        if issubclass(type(value), types.FunctionType | type | types.ModuleType):
             self._walk.link(value, form, name)
             return
         inner = Form()
@@ -238,10 +247,20 @@ class Names:
     def _indirect(self, value: Any, reference: Reference, namespace: Namespace, form: Form) -> None:
         """Take care of callables through which code reaches things without naming them."""
         here = f"code in {_module_name(namespace)}"
+        called = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+        if called[0] in ("inspect", "typing"):
+            self.mentions.add(str(called[1]))  # under whatever name it was imported
+            if called[1] in _LOOKS_AROUND:
+                self._walk.problem(f"{here} looks at the text of code ({called[1]})")
+        if called in _FINDS:
+            self._walk.problem(
+                f"{here} finds code by a name that is computed, by {called[1]}(); write an import statement"
+            )
         if any(value is known for known in _IMPORTS):
             literal = reference.argument
             if literal is None or literal == "__name__" or literal.startswith("."):
                 self._walk.problem(f"{here} imports a module by a name that is computed; write an import statement")
+                self._walk.reach_package(namespace)
             else:
                 with self._passing(True):
                     self._module(literal, (), form)

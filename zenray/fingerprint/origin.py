@@ -214,3 +214,12 @@ def _lists(path: Path, line_start: str) -> bool:
 
 def _normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def class_module(cls: type) -> ModuleType | None:
+    """Return the loaded module of a class; compiled ones may say ``_wrappers`` where it is ``wrapt._wrappers``."""
+    name = cls.__module__
+    found = sys.modules.get(name)
+    if found is None:
+        found = next((module for full, module in sys.modules.items() if full.endswith(f".{name}")), None)
+    return found

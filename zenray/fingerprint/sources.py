@@ -9,6 +9,7 @@ imports the module.
 
 import ast
 import builtins
+import dis
 import inspect
 import re
 import sys
@@ -26,7 +27,8 @@ _QUIET_MODULES = frozenset(
 )
 _QUIET_LIBRARIES = frozenset({"attr", "attrs", "pydantic", "msgspec", "zenray", "zenray_materializers"})
 _SETTER = re.compile(
-    r"(manual_)?seed|set(_\w+|attr|locale)|register\w*|environ|putenv|(rc)?[Pp]arams|options|configure\w*"
+    r"(manual_)?seed|set(_\w+|attr|locale|context|err|printoptions|default\w*)|register\w*|environ|putenv"
+    r"|(rc)?[Pp]arams|options|configure\w*|basicConfig|patch\w*|install\w*|enable\w*|disable\w*|use"
 )
 _CONTAINERS = (list, dict, set, bytearray)
 _BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.TryStar, ast.Match)
@@ -126,6 +128,8 @@ def _imports(body: list[ast.stmt]) -> Iterator[Import]:
 
 def _may_act(statement: ast.stmt) -> bool:
     """Tell by its syntax alone whether a statement may have to do with anything outside of the module's values."""
+    if isinstance(statement, ast.ClassDef):
+        return bool(statement.decorator_list) or any(map(_may_act, statement.body))
     if isinstance(statement, _DEFINITIONS):
         return bool(statement.decorator_list)
     if isinstance(statement, ast.Import | ast.ImportFrom):
@@ -137,7 +141,9 @@ def _may_act(statement: ast.stmt) -> bool:
 
 def _effects(body: list[ast.stmt], namespace: Mapping[str, Any]) -> Iterator[ast.stmt]:
     for statement in body:
-        if isinstance(statement, _DEFINITIONS):
+        if isinstance(statement, ast.ClassDef) and any(_acts_outside(s, namespace) for s in statement.body):
+            yield statement
+        elif isinstance(statement, _DEFINITIONS):
             yield from _registrations(statement, namespace)
         elif isinstance(statement, _BLOCKS):
             if not _is_skipped(statement) and any(_effects(list(_inner(statement)), namespace)):
@@ -151,6 +157,8 @@ def _acts_outside(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
         value = _root(statement.value, namespace)
         is_action = not isinstance(statement.value, ast.Constant)
         return is_action and not isinstance(value, _CONTAINERS) and value is not print and not _is_zenray(value)
+    if isinstance(statement, ast.Assert):
+        return _calls_setter(statement, namespace)
     if isinstance(statement, ast.Assign):
         targets = statement.targets
     elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
@@ -187,20 +195,38 @@ def _is_quiet(decorator: ast.expr, namespace: Mapping[str, Any]) -> bool:
 
 
 def _calls_setter(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
-    """Tell whether an assignment calls a function of the project that, by the names in it, sets global state."""
+    """Tell whether a statement calls what, by its name or what it does, sets state that is not of the project."""
     calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    if any(
+        _SETTER.fullmatch(c.attr) and not _is_own(c.value, namespace) for c in calls if isinstance(c, ast.Attribute)
+    ):
+        return True
     pending = [_value(called, namespace) for called in calls]
     seen: set[int] = set()
     while pending:
         called = pending.pop()
         called = getattr(called, "__init__", None) if isinstance(called, type) else called
+        called = called.__func__ if isinstance(called, classmethod | staticmethod) else called
         if not isinstance(called, FunctionType) or id(called) in seen or not _is_first_party_function(called):
             continue
         seen.add(id(called))
-        if any(_SETTER.match(name) for code in nested_codes(called.__code__) for name in code.co_names):
+        codes = list(nested_codes(called.__code__))
+        if any(_SETTER.match(name) for code in codes for name in code.co_names):
             return True
-        pending += _looked_up(called)
+        named = _looked_up(called)
+        if any(map(_stores_attributes, codes)) and any(map(_is_foreign, named)):
+            return True
+        pending += named
     return False
+
+
+def _stores_attributes(code: CodeType) -> bool:
+    return any(step.opname in ("STORE_ATTR", "DELETE_ATTR") for step in dis.get_instructions(code))
+
+
+def _is_foreign(value: object) -> bool:
+    module = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+    return module is not None and origin_of_module(module) is not Origin.FIRST_PARTY
 
 
 def _looked_up(function: FunctionType) -> list[object]:

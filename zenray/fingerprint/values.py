@@ -14,7 +14,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from pathlib import PurePath
+from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -26,6 +26,7 @@ _PLAIN = frozenset(
     {type(None), bool, int, float, complex, bytes, bytearray, date, time, datetime, timedelta, timezone, range}
     | {Decimal, Fraction, UUID}
 )
+_PATHS = frozenset({PurePosixPath, PureWindowsPath, PosixPath, WindowsPath})
 _SEQUENCES = frozenset({list, tuple})
 _MUTABLE = frozenset({list, dict, set, bytearray})
 _SETS = frozenset({set, frozenset})
@@ -112,7 +113,7 @@ class Values:
             form.alias(self.alias_number(value))
         if kind in _PLAIN:
             form.raw(encode(value))
-        elif kind is str or isinstance(value, PurePath):
+        elif kind is str or kind in _PATHS:
             self._text(value, form)
         elif kind in _CONTAINERS and len(value) > _LARGE and _is_flat(value):
             # The same bytes for the same content, thirty times faster; version 2 has no marks for shared objects.
@@ -123,7 +124,7 @@ class Values:
             self._all(kind.__name__, sorted(value, key=_order), form, name)
         elif kind in _MAPPINGS:
             self._all(kind.__name__, [part for item in value.items() for part in item], form, name)
-        elif isinstance(value, type | types.FunctionType | types.ModuleType) and kind is not types.GenericAlias:
+        elif issubclass(kind, type | types.FunctionType | types.ModuleType):  # a proxy lies about its __class__
             self._walk.link(value, form, name)
         else:
             self._object(value, form, name)
@@ -154,6 +155,10 @@ class Values:
         module = library_module(value)
         if is_zenray(value) and hasattr(value, "__wrapped__"):
             self.write(value.__wrapped__, form, name)
+        elif type(value).__module__ == "zenray.files":
+            self._walk.problem(
+                f"{name} is a {value!r}, whose content is not followed; pass it to the step as an argument"
+            )
         elif module is not None and not self._walk.is_own_module(module):
             form.text("library", module, value.__qualname__)
             self._walk.note_distribution(module)
@@ -162,6 +167,10 @@ class Values:
         elif value is Ellipsis or value is NotImplemented:
             form.text("named", repr(value))
         elif parts is not None:
+            if type(value).__module__ not in _HOMES_OF_CALLABLES:
+                self._walk.link(type(value), form, name)
+                own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _COPIED}
+                self.write(own, form, name)
             self._all(parts[0], parts[1:], form, name)
         elif _type_name(value) in _INERT:
             form.text("inert", _type_name(value))
@@ -282,26 +291,34 @@ def is_zenray(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] == "zenray"
 
 
+_HOMES_OF_CALLABLES = frozenset({"builtins", "functools", "types", "enum"})
+# What a descriptor copies from its function, or notes of its place.
+_COPIED = frozenset({"__module__", "__name__", "__qualname__", "__doc__", "__wrapped__", "__annotations__"}) | {
+    "attrname",
+    "func",
+    "lock",
+}
 _SKIPPED_STATE = frozenset({"__dict__", "__weakref__", "__objclass__"})
 
 
 def _parts_of_callable(value: Any) -> tuple[Any, ...] | None:
     """Take apart the callables and descriptors of the standard library."""
-    if isinstance(value, functools.partial | functools.partialmethod):
+    kind = type(value)  # not isinstance: a proxy lies about its __class__
+    if issubclass(kind, functools.partial | functools.partialmethod):
         return "partial", value.func, value.args, value.keywords, dict(vars(value))
-    if isinstance(value, types.MethodType):
+    if kind is types.MethodType:
         return "method", value.__func__, value.__self__
-    if isinstance(value, staticmethod | classmethod):
-        return type(value).__name__, value.__func__
-    if isinstance(value, property | types.DynamicClassAttribute):
+    if issubclass(kind, staticmethod | classmethod):
+        return "static" if issubclass(kind, staticmethod) else "class", value.__func__
+    if issubclass(kind, property | types.DynamicClassAttribute):
         return "property", value.fget, value.fset, value.fdel
-    if isinstance(value, functools.cached_property):
+    if issubclass(kind, functools.cached_property):
         return "cached_property", value.func
-    if isinstance(value, functools._lru_cache_wrapper):
+    if kind is functools._lru_cache_wrapper:
         return "cached", value.__wrapped__
-    if isinstance(value, types.GenericAlias):
+    if kind is types.GenericAlias:
         return "alias", value.__origin__, value.__args__
-    if isinstance(value, types.UnionType):
+    if kind is types.UnionType:
         return "union", *value.__args__
     return None
 
