@@ -807,9 +807,14 @@ class Holder:
     file: File
 
 
-@pytest.mark.parametrize(
-    "hold", [Holder, lambda file: {file}, lambda file: OrderedDict(a=file)], ids=("field", "set", "dict")
-)
+HIDING: dict[str, Callable[[File], Any]] = {
+    "field": Holder,
+    "set": lambda file: {file},
+    "ordered": lambda file: OrderedDict(a=file),
+}
+
+
+@pytest.mark.parametrize("hold", HIDING.values(), ids=HIDING)
 def test_a_file_where_its_content_would_not_be_seen_is_refused(hold: Callable[[File], Any], tmp_path: Path) -> None:
     @step
     def read(held: Any) -> int:
@@ -835,8 +840,6 @@ def test_a_file_where_its_content_would_not_be_seen_is_refused(hold: Callable[[F
 
 
 def test_an_edited_materializer_runs_again_what_it_loads_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_table", dict(registry._table))
-    monkeypatch.setattr(registry, "_custom", {})
     registry.register(TemperatureMaterializer)
 
     @step
