@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -157,11 +158,12 @@ class Coordinator:
         with self._condition:
             self._is_cancelled = True
             self._queues.clear()
-        self._launcher.cancel(is_forced=False)
-        deadline = time.monotonic() + CANCEL_GRACE_S
-        with self._condition:
-            while self._in_flight.total() and time.monotonic() < deadline and not self._launcher.is_blocking:
-                self._condition.wait(0.05)
+        with suppress(KeyboardInterrupt):  # a second one asks not to wait
+            self._launcher.cancel(is_forced=False)
+            deadline = time.monotonic() + CANCEL_GRACE_S
+            with self._condition:
+                while self._in_flight.total() and time.monotonic() < deadline and not self._launcher.is_blocking:
+                    self._condition.wait(0.05)
         self._launcher.cancel(is_forced=True)
         with self._condition:
             for name in self._graph.cancel():

@@ -7,8 +7,10 @@ import getpass
 import os
 import platform
 import secrets
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -116,13 +118,28 @@ def _execute(request: RunRequest, coordinator: Coordinator, writer: LedgerWriter
         coordinator.cancel()
         raise
     finally:
-        coordinator.close()
-        changes = RunState(coordinator.run_id, status, time.time(), _error_json(error), outputs)
-        try:
-            writer.record(changes)
-            writer.flush(timeout_s=60)
-        finally:
-            observer.on_end(status, coordinator.steps, error)
+        with _undisturbed():
+            coordinator.close()
+            changes = RunState(coordinator.run_id, status, time.time(), _error_json(error), outputs)
+            try:
+                writer.record(changes)
+                writer.flush(timeout_s=60)
+            finally:
+                observer.on_end(status, coordinator.steps, error)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C wait while the last records are written; they are what is left of the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _call(request: RunRequest, coordinator: Coordinator) -> Json:

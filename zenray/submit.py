@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zenray.annotations import fits
 from zenray.errors import DefinitionError, NotFoundError, suggest
 from zenray.materializer import main_module_name, register_repository
 from zenray.pipeline import Pipeline
@@ -140,8 +141,10 @@ def _converted(pipeline: Pipeline[Any], name: str, raw: str) -> Any:
     annotation = pipeline.annotations.get(name, Any)
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = raw
+    if isinstance(value, bool) and not fits(value, annotation):
+        value = raw  # "true" is no number
     if annotation is Any:
         return value
     if str in (annotation, *typing.get_args(annotation)) and not isinstance(value, type(None)):

@@ -129,6 +129,10 @@ def fill(tree: Any, values: list[Any], files: list[File | Folder]) -> Any:
     return tree
 
 
+MAX_MESSAGE, MAX_TRACEBACK = 10_000, 100_000  # characters that are printed and recorded
+MAX_PICKLE_BYTES = 1 << 20
+
+
 def describe_failure(exc: BaseException) -> Failure:
     """Turn an exception into what a result carries: text that always survives, and the exception where it pickles."""
     kind = "user"
@@ -142,16 +146,23 @@ def describe_failure(exc: BaseException) -> Failure:
         kind = "output"
     try:
         pickled = pickle.dumps(exc)
-        pickle.loads(pickled)  # an exception with a constructor of its own often only seems to pickle
+        # An exception with a constructor of its own often only seems to pickle; a huge one is not worth its bytes.
+        pickle.loads(pickled if len(pickled) <= MAX_PICKLE_BYTES else b"")
     except Exception:  # noqa: BLE001 - anything may happen in foreign __reduce__; the text is what counts
         pickled = b""
     bases = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(exc).__mro__)
     return Failure(kind, type(exc).__qualname__, _text(exc), _own_traceback(exc), pickled, bases)
 
 
+def cut(text: str, limit: int) -> str:
+    """Return a text with its middle left out where it is longer than a number of characters."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]} ... ({len(text) - 2 * half:,} characters) ... {text[-half:]}"
+
+
 def _text(exc: BaseException) -> str:
     try:
-        return str(exc)
+        return cut(str(exc), MAX_MESSAGE)
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure
         return "<its message cannot be shown>"
 
@@ -170,7 +181,7 @@ def _own_traceback(exc: BaseException) -> str:
     tb = exc.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OURS) and tb.tb_next is not None:
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(exc), exc, tb))
+    return cut("".join(traceback.format_exception(type(exc), exc, tb)), MAX_TRACEBACK)
 
 
 def _has_user_frame(exc: BaseException | None) -> bool:

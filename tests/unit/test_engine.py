@@ -890,3 +890,18 @@ class TemperatureMaterializer(Materializer):
 
     def load(self, reader: Any, cls: type, metadata: Any) -> Any:
         return cls(int(reader.read("data")))
+
+
+def test_a_giant_message_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
+    @step
+    def shouting() -> int:
+        raise ValueError("z" * 5_000_000)
+
+    @pipeline
+    def flow():
+        shouting()
+
+    with pytest.raises(StepFailed, match="characters") as caught:
+        flow()
+    assert len(str(caught.value)) < 20_000
+    assert len(capfd.readouterr().err) < 500_000
