@@ -33,7 +33,7 @@ class RayLauncher:
 
     is_blocking = False
 
-    def __init__(self, store_uri: str, store_options: Mapping[str, Any]) -> None:
+    def __init__(self, *, store_uri: str, store_options: Mapping[str, Any]) -> None:
         self._store = store_uri, dict(store_options)
         self._references: dict[Callable[..., Any], CodeRef] = {}
         self._tasks: dict[Resources, Any] = {}

@@ -3,9 +3,11 @@
 Runs in: driver.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
+from zenray.errors import ConfigError, suggest
 from zenray.model import AttemptResult, CodeRef, Resources, StepCall
 from zenray.step import Step
 
@@ -40,3 +42,36 @@ class Launcher(Protocol):
     def close(self) -> None:
         """Let go of what the launcher holds."""
         ...
+
+
+ENTRY_POINT_GROUP = "zenray.orchestrators"
+
+
+class LauncherFactory(Protocol):
+    """What a package offers under the entry point group ``zenray.orchestrators``, named by the scheme of its URLs."""
+
+    def __call__(
+        self, url: str, options: Mapping[str, Any], *, store_uri: str, store_options: Mapping[str, Any]
+    ) -> Launcher:
+        """Return a launcher for the orchestrator at a URL; ``options`` are those of the stack's component."""
+        ...
+
+
+def launcher_factory(url: str) -> LauncherFactory:
+    """Return what makes launchers for an orchestrator's URL; ConfigError where no installed package does."""
+    scheme = url.partition("://")[0]
+    points = {p.name: p for p in entry_points(group=ENTRY_POINT_GROUP)}
+    if scheme not in points:
+        known = ["local", "inline", *(f"{name}://" for name in points)]
+        raise ConfigError(
+            f"no orchestrator is known for {url!r}; {suggest(scheme, known)} "
+            f"(a package adds one with an entry point of the group {ENTRY_POINT_GROUP!r})"
+        )
+    try:
+        factory = points[scheme].load()
+    except Exception as exc:
+        raise ConfigError(
+            f"the orchestrator {scheme!r} ({points[scheme].value}) cannot be loaded: {exc}; "
+            "repair or uninstall the distribution that offers it"
+        ) from exc
+    return factory  # type: ignore[no-any-return]

@@ -93,7 +93,8 @@ class PlainView(RunObserver):
         self._run_id, self._pipeline = run_id, request.pipeline
         self._started_at = time.monotonic()
         self._is_inline = request.stack.orchestrator == "inline"
-        self._write(f"run {run_id} of pipeline {request.pipeline!r} on stack {request.stack.name!r}")
+        profile = f", profile {request.stack.profile!r}" if request.stack.profile else ""
+        self._write(f"run {run_id} of pipeline {request.pipeline!r} on stack {request.stack.name!r}{profile}")
         if not self._is_inline:
             self._thread = threading.Thread(target=self._watch, name="zenray-progress", daemon=True)
             self._thread.start()

@@ -25,7 +25,7 @@ from zenray.errors import RunCancelled, StepFailed, ZenRayError
 from zenray.futures import Artifact
 from zenray.inline import InlineLauncher
 from zenray.journal import StepState
-from zenray.launcher import Launcher
+from zenray.launcher import Launcher, launcher_factory
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
@@ -179,9 +179,13 @@ def _references(returned: Any) -> Json:
 
 
 def _launcher(stack: Stack) -> Launcher:
+    uri, options = stack.artifact_store, stack.artifact_store_options
     if stack.orchestrator == "inline":
-        return InlineLauncher(open_store(stack.artifact_store, stack.artifact_store_options))
-    return RayLauncher(stack.artifact_store, stack.artifact_store_options)
+        return InlineLauncher(open_store(uri, options))
+    if stack.orchestrator == "local":
+        return RayLauncher(store_uri=uri, store_options=options)
+    make = launcher_factory(stack.orchestrator)
+    return make(stack.orchestrator, stack.orchestrator_options, store_uri=uri, store_options=options)
 
 
 def _log_root(store: Store) -> str:

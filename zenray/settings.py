@@ -1,12 +1,22 @@
-"""Where ZenRay keeps its state, and the repository a command runs in.
+"""Where ZenRay keeps its state, the repository a command runs in, and which profile and stack are chosen there.
 
 Runs in: anywhere.
 """
 
+import json
 import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from zenray.errors import ConfigError
+
 MARKER = ".zenray"
+DEFAULT_PROFILE = "default"
+_CHOICES = "settings.json"
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 
 
 def find_repository(start: Path | None = None) -> Path | None:
@@ -20,8 +30,99 @@ def find_repository(start: Path | None = None) -> Path | None:
 
 def home() -> Path:
     """Return where state lives: ZENRAY_HOME, else ``.zenray`` in the repository, else ``~/.zenray``."""
-    chosen = os.environ.get("ZENRAY_HOME")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    if os.environ.get("ZENRAY_HOME"):
+        return user_home()
     repository = find_repository()
     return (repository or Path.home()) / MARKER
+
+
+def user_home() -> Path:
+    """Return where a user's profiles live: ZENRAY_HOME, else ``~/.zenray``."""
+    chosen = os.environ.get("ZENRAY_HOME")
+    return Path(chosen).expanduser().absolute() if chosen else Path.home() / MARKER
+
+
+def check_name(kind: str, name: str) -> str:
+    """Return a name that is safe as a file's name; ConfigError says what is allowed."""
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise ConfigError(
+            f"{name!r} is no name for a {kind}: use letters, digits, '_', '-' and single '.' between them, "
+            "64 characters at most"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What was chosen with ``zenray profile set`` and ``zenray stack set`` in one place: a repository, or by a user."""
+
+    profile: str = ""
+    stacks: Mapping[str, str] = field(default_factory=dict)  # profile to its active stack
+
+
+def read_choices(folder: Path) -> Choices:
+    """Return what is chosen in a repository's marker folder or in the user's; nothing where no file is."""
+    path = folder / _CHOICES
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        stacks = {str(k): str(v) for k, v in raw.get("stacks", {}).items()}
+        return Choices(str(raw.get("profile", "")), stacks)
+    except FileNotFoundError:
+        return Choices()
+    except (OSError, ValueError, AttributeError) as exc:
+        raise ConfigError(
+            f"{path} cannot be read ({exc}): remove it, and choose again with `zenray stack set NAME`"
+        ) from exc
+
+
+def write_choices(folder: Path, choices: Choices) -> None:
+    """Replace what is chosen in a place, as a whole."""
+    text = json.dumps({"profile": choices.profile, "stacks": dict(choices.stacks)}, indent=2) + "\n"
+    write_private(folder / _CHOICES, text)
+
+
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write a file so that it is there as a whole or as it was before; folders are made for this user only."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror or exc}; check its folder's permissions") from exc
+
+
+def local_choices() -> tuple[Path, Choices] | None:
+    """Return the marker folder of this repository with what is chosen there; None outside of one."""
+    repository = find_repository()
+    return None if repository is None else (repository / MARKER, read_choices(repository / MARKER))
+
+
+def active_profile() -> str:
+    """Return ZENRAY_PROFILE, else the repository's, else the user's profile, else ``default``."""
+    local = local_choices()
+    return (
+        os.environ.get("ZENRAY_PROFILE")
+        or (local[1].profile if local else "")
+        or read_choices(user_home()).profile
+        or DEFAULT_PROFILE
+    )
+
+
+def active_stack_name(profile: str | None = None) -> str:
+    """Return ZENRAY_STACK, else what is chosen for the profile in the repository, else by the user, else ``local``.
+
+    For a profile that is named, only what is chosen for it counts.
+    """
+    if profile is None and os.environ.get("ZENRAY_STACK"):
+        return os.environ["ZENRAY_STACK"]
+    profile = profile or active_profile()
+    local = local_choices()
+    chosen = local[1].stacks.get(profile) if local else None
+    return chosen or read_choices(user_home()).stacks.get(profile) or "local"

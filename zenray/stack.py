@@ -1,76 +1,367 @@
-"""A stack: which orchestrator, artifact store and metadata store a run uses.
+"""A stack: which orchestrator, artifact store, metadata store and other components a run uses, as a YAML file says.
 
 Runs in: driver.
+
+A file is read in two steps: ``StackFile`` is what it says, with references such as ``${env:NAME}`` as they stand, to be
+shown and copied; ``StackFile.resolve`` puts in what they refer to and gives the ``Stack`` that a run uses.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from zenray.errors import ConfigError, NotFoundError, suggest
-from zenray.settings import find_repository, home
+from zenray.errors import ConfigError, suggest
+from zenray.model import Json
+from zenray.settings import home
 
 BUILT_IN = ("local", "inline")
-ORCHESTRATORS = ("local", "inline")
-_KEYS = ("orchestrator", "artifact_store", "metadata_store")
+COMPONENTS = ("orchestrator", "artifact_store", "metadata_store", "model_deployer", "experiment_tracker")
+_WITH_URL = COMPONENTS[:3]
+_WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_deployer")
+MAX_BYTES = 1 << 20
+_REFERENCE = re.compile(r"\$\{([^}]*)\}")
+_SECRET = re.compile(
+    r"secret|passw|token|credential|api_?key|access_?key|account_?key|connection_string|^key$|sas", re.I
+)
+_URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>[^/@\s]*)@")
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Named components; options of the artifact store go to its fsspec file system."""
+    """Named components; options of the artifact store go to its fsspec file system. Nothing secret is in its repr."""
 
     name: str
     orchestrator: str
     artifact_store: str
-    metadata_store: str
+    metadata_store: str = field(repr=False)
     artifact_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    orchestrator_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    model_deployer: Mapping[str, Any] | None = field(default=None, repr=False)
+    experiment_tracker: Mapping[str, Any] | None = field(default=None, repr=False)
+    profile: str = ""
+    source: str = ""  # the file it was read from; empty for a built-in one
 
 
-def active_stack(name: str | None = None) -> Stack:
-    """Return the stack of that name, else of ZENRAY_STACK, else ``local``.
+def built_in(name: str, profile: str = "") -> Stack:
+    """Return ``local``, which runs steps on a Ray cluster of this machine, or ``inline``, in this process.
 
-    ``local`` and ``inline`` are built in and share their data, in the folder of ``zenray.settings.home``: the first
-    runs steps on a Ray cluster of this machine, the second one after another in this process. Any other name is a file
-    ``stacks/NAME.yaml`` of the repository.
+    Both keep their data in the folder of ``zenray.settings.home``.
     """
-    name = name or os.environ.get("ZENRAY_STACK") or "local"
-    if name in BUILT_IN:
-        root = home()
-        return Stack(name, name, str(root / "store"), f"sqlite:///{root / 'ledger.db'}")
-    folder = (find_repository() or Path.cwd()) / "stacks"
-    path = folder / f"{name}.yaml"
-    if "/" in name or ".." in name or not path.is_file():
-        known = [*BUILT_IN, *(p.stem for p in folder.glob("*.yaml"))]
-        raise NotFoundError(f"there is no stack {name!r} ({path} does not exist); {suggest(name, known)}")
-    return _read(name, path)
+    root = home()
+    return Stack(name, name, str(root / "store"), f"sqlite:///{root / 'ledger.db'}", profile=profile)
 
 
-def _read(name: str, path: Path) -> Stack:
+@dataclass(frozen=True, slots=True)
+class StackFile:
+    """A stack as its file says; ``lines`` are where its components and their options stand."""
+
+    path: Path
+    components: Mapping[str, Json] = field(repr=False)
+    lines: Mapping[str, int] = field(default_factory=dict)
+    is_shown: bool = False  # only to be looked at: references are not followed
+
+    @property
+    def name(self) -> str:
+        """The stack's name: that of the file."""
+        return self.path.stem
+
+    def resolve(self, profile: str = "") -> Stack:
+        """Return the stack with its references replaced; ConfigError names the file and line of what is wrong."""
+        default = built_in("local")
+        orchestrator, orchestrator_options = self._component("orchestrator", "local")
+        store, store_options = self._component("artifact_store", default.artifact_store)
+        metadata, metadata_options = self._component("metadata_store", default.metadata_store)
+        if metadata_options:
+            name = next(iter(metadata_options))
+            raise self.error(
+                f"'metadata_store' has no option {name!r}: put it into the URL, as in "
+                "'postgresql+psycopg://user:${env:PASSWORD}@host/database'",
+                f"metadata_store.{name}",
+            )
+        return Stack(
+            name=self.name,
+            orchestrator=self._checked_orchestrator(orchestrator),
+            artifact_store=self._located("artifact_store", store),
+            metadata_store=self._located("metadata_store", metadata),
+            artifact_store_options=store_options,
+            orchestrator_options=orchestrator_options,
+            model_deployer=self._deployer(),
+            experiment_tracker=self._tracker(),
+            profile=profile,
+            source=str(self.path),
+        )
+
+    def check(self) -> None:
+        """Check the form of every component, references left as they stand."""
+        replace(self, is_shown=True).resolve()
+
+    def masked(self) -> dict[str, Json]:
+        """Return the components for people: literal secrets as ``***``, references as they stand."""
+        return {name: masked(value) for name, value in self.components.items()}
+
+    def literal_secrets(self) -> tuple[str, ...]:
+        """Return where secrets are written out, such as ``artifact_store.secret``."""
+        return tuple(".".join(path) for path, _ in _secrets_in(self.components))
+
+    def error(self, text: str, place: str) -> ConfigError:
+        """Return an error that points at a component or option of the file."""
+        line = self.lines.get(place) or self.lines.get(place.partition(".")[0])
+        return ConfigError(f"{self.path}{f':{line}' if line else ''}: {text}")
+
+    def _component(self, name: str, default: str) -> tuple[str, Mapping[str, Any]]:
+        raw = self._resolved(name, self.components.get(name))
+        if raw is None:
+            return default, {}
+        if isinstance(raw, Mapping):
+            url, options = raw.get("url"), {k: v for k, v in raw.items() if k != "url"}
+        else:
+            url, options = raw, {}
+        if not isinstance(url, str) or not url:
+            raise self.error(f"{name!r} must be a URL, or a mapping with 'url' and options, got {masked(raw)!r}", name)
+        return url, options
+
+    def _checked_orchestrator(self, value: str) -> str:
+        if value in BUILT_IN or re.match(r"[A-Za-z][\w+.-]*://", value):
+            return value
+        raise self.error(
+            f"'orchestrator' must be 'local', 'inline' or a URL such as 'http://ray-head:8265', got {value!r}; "
+            f"{suggest(value, BUILT_IN)}",
+            "orchestrator",
+        )
+
+    def _located(self, name: str, value: str) -> str:
+        """Return a URL or an absolute path: a relative one starts at the folder above ``stacks``."""
+        scheme, colon, rest = value.partition("://")
+        root = self.path.absolute().parent.parent
+        if not colon:
+            if value.startswith(("/", "~", "./", "../", ".zenray/")) and name == "artifact_store":
+                return str(root / Path(value).expanduser())
+            example = "'s3://bucket/prefix'" if name == "artifact_store" else "'sqlite:////path/ledger.db'"
+            raise self.error(f"{name!r} must be a URL such as {example}, got {value!r}", name)
+        if scheme.startswith("sqlite") and rest.startswith("/") and not rest.startswith("//") and rest != "/":
+            return f"{scheme}:///{root / Path(rest[1:]).expanduser()}"
+        return value
+
+    def _tracker(self) -> Mapping[str, Any] | None:
+        raw = self._resolved("experiment_tracker", self.components.get("experiment_tracker"))
+        if raw is None:
+            return None
+        options = {"flavor": raw} if isinstance(raw, str) else raw
+        if not isinstance(options, Mapping) or not isinstance(options.get("flavor"), str):
+            raise self.error(
+                "'experiment_tracker' must be a mapping with 'flavor', as in {flavor: mlflow, tracking_uri: http://...}",
+                "experiment_tracker",
+            )
+        return dict(options)
+
+    def _deployer(self) -> Mapping[str, Any] | None:
+        raw = self._resolved("model_deployer", self.components.get("model_deployer"))
+        if raw is None:
+            return None
+        port = raw.get("port") if isinstance(raw, Mapping) else None
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            raise self.error("'model_deployer' must be a mapping with 'port', as in {port: 8000}", "model_deployer")
+        assert isinstance(raw, Mapping)
+        for key in raw:
+            if key != "port":
+                raise self.error(
+                    f"'model_deployer' has no option {key!r}; {suggest(key, ['port'])}", f"model_deployer.{key}"
+                )
+        return dict(raw)
+
+    def _resolved(self, place: str, value: Json) -> Json:
+        if isinstance(value, str) and not self.is_shown:
+            return _REFERENCE.sub(lambda found: self._referred(place, value, found), value)
+        if isinstance(value, Mapping):
+            return {k: self._resolved(f"{place}.{k}", v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self._resolved(place, v) for v in value]
+        return value
+
+    def _referred(self, place: str, text: str, found: re.Match[str]) -> str:
+        kind, colon, name = found[1].partition(":")
+        if kind == "env" and colon:
+            value = os.environ.get(name)
+            if value is None:
+                raise self.error(
+                    f"{place!r} refers to the variable {name!r}, which is not set: export {name}=...", place
+                )
+        elif kind == "file" and colon:
+            try:
+                value = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\n")
+            except (OSError, UnicodeDecodeError) as exc:
+                reason = getattr(exc, "strerror", None) or exc
+                raise self.error(
+                    f"{place!r} refers to the file {name!r}, which cannot be read: {reason}", place
+                ) from exc
+        else:
+            raise self.error(
+                f"{place!r} has a reference {found[0]!r} of no known kind; use ${{env:NAME}} or ${{file:/path}}", place
+            )
+        # A password within a URL may hold any character; a reference that stands for a whole value is taken as it is.
+        return quote(value, safe="") if text[found.end() :].startswith("@") else value
+
+
+def read(path: Path) -> StackFile:
+    """Read a stack's file; ConfigError with file and line for what is no YAML, an unknown component or a wrong form."""
+    return parse(path, _text_of(path))
+
+
+def parse(path: Path, text: str) -> StackFile:
+    """Read the text of a stack's file; see ``read``."""
     import yaml  # only a stack from a file needs it
 
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: cannot be read as YAML: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a stack is a mapping with {', '.join(_KEYS)}")
-    for key in raw:
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: unknown component {key!r}; {suggest(str(key), _KEYS)}")
-    default = active_stack("local")
-    store, options = _component(path, "artifact_store", raw.get("artifact_store", default.artifact_store))
-    orchestrator, _ = _component(path, "orchestrator", raw.get("orchestrator", "local"))
-    metadata, _ = _component(path, "metadata_store", raw.get("metadata_store", default.metadata_store))
-    if orchestrator not in ORCHESTRATORS:
-        raise ConfigError(f"{path}: orchestrator must be one of {', '.join(ORCHESTRATORS)}, got {orchestrator!r}")
-    return Stack(name, orchestrator, store, metadata, options)
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):  # a few of them can stand for gigabytes
+                line = f":{event.start_mark.line + 1}" if event.start_mark else ""
+                raise ConfigError(f"{path}{line}: a stack has no aliases; write the value out")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as exc:
+        mark = getattr(exc, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: cannot be read as YAML: {getattr(exc, 'problem', None) or exc}") from exc
+    if raw is None:
+        raw = {}
+    elif not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a stack is a mapping with {', '.join(COMPONENTS)}")
+    found = StackFile(path, raw, dict(_lines(node, "", path)) if raw else {})
+    for key, value in raw.items():
+        if key not in COMPONENTS:
+            raise found.error(f"unknown component {key!r}; {suggest(str(key), COMPONENTS)}", str(key))
+        if isinstance(value, Mapping) and not all(isinstance(k, str) for k in value):
+            raise found.error(f"{key!r} has an option whose name is not text", key)
+    return found
 
 
-def _component(path: Path, key: str, value: Any) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(value, str):
-        return value, {}
-    if isinstance(value, dict) and isinstance(value.get("url"), str):
-        return value["url"], {k: v for k, v in value.items() if k != "url"}
-    raise ConfigError(f"{path}: {key!r} must be a URL, or a mapping with 'url' and options, got {value!r}")
+def exported(path: Path | None, name: str) -> tuple[str, tuple[str, ...]]:
+    """Return a stack's text without secrets, and the variables that stand for them."""
+    variables: list[str] = []
+
+    def variable(place: str) -> str:
+        variables.append(re.sub(r"\W", "_", f"{name}_{place}").upper())
+        return variables[-1]
+
+    if path is None:
+        return _dumped({"orchestrator": name}), ()
+    found = read(path)
+    if not found.literal_secrets():
+        return _text_of(path), ()
+    text = _text_of(path)
+    changed = replaced_secrets(found.components, variable)
+    changes = {k: v for k, v in changed.items() if v != found.components[k]}
+    return with_components(text, changes, path), tuple(variables)
+
+
+def with_components(text: str, changes: Mapping[str, Json], path: Path) -> str:
+    """Return a stack's text with some components replaced, added or (None) removed; the rest, comments too, stays."""
+    import yaml
+
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    spans = {key.value: (key.start_mark.index, _end(value)) for key, value in node.value} if node else {}
+    lines = {name: "" if value is None else _dumped({name: value}) for name, value in changes.items()}
+    for name in sorted(spans.keys() & changes.keys(), key=lambda n: -spans[n][0]):
+        start, end = spans[name]
+        text = text[:start] + lines.pop(name).rstrip("\n") + text[end:]
+    text = text + ("\n" if text and not text.endswith("\n") else "") + "".join(lines.values())
+    parse(path, text)
+    return text
+
+
+def _end(node: Any) -> int:
+    """Return where a YAML value ends: a block's own end mark lies behind the comments that follow it."""
+    while isinstance(node.value, list) and node.value and not node.flow_style:
+        last = node.value[-1]
+        node = last[1] if isinstance(last, tuple) else last
+    return int(node.end_mark.index)
+
+
+def _dumped(value: Json) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(value, sort_keys=False))
+
+
+def masked(value: Json, name: str = "") -> Json:
+    """Return a component's value for people: what looks like a secret, unless it is a reference, as ``***``."""
+    if isinstance(value, Mapping):
+        return {k: masked(v, str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [masked(v, name) for v in value]
+    if isinstance(value, str) and _REFERENCE.fullmatch(value):
+        return value
+    if name and _SECRET.search(name) and value not in (None, ""):
+        return "***"
+    return masked_url(value) if isinstance(value, str) else value
+
+
+def masked_url(text: str) -> str:
+    """Return a URL with its password, also one given as a parameter, as ``***``; references stay."""
+
+    def hide(found: re.Match[str]) -> str:
+        is_reference = _REFERENCE.fullmatch(found["password"])
+        return found[0] if is_reference or not found["password"] else f"{found['head']}:***@"
+
+    text = _URL_LOGIN.sub(hide, text)
+    return re.sub(r"([?&;][^=&;]*(?:passw|secret|token|key|sig)[^=&;]*=)(?!\$\{)[^&;#\s]+", r"\1***", text, flags=re.I)
+
+
+def replaced_secrets(components: Mapping[str, Json], name: Callable[[str], str]) -> dict[str, Json]:
+    """Return components with each literal secret replaced by a reference to the variable that ``name`` gives for it."""
+    result: dict[str, Json] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in components.items()}
+    for path, secret in _secrets_in(components):
+        reference = "${env:" + name("_".join(path)) + "}"
+        target = result
+        for part in path[:-1]:
+            target = target[part]
+        target[path[-1]] = str(target[path[-1]]).replace(secret, reference)
+    return result
+
+
+def _secrets_in(value: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Give the places of literal secrets in nested mappings, with each secret's text."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _secrets_in(item, (*path, str(key)))
+    elif isinstance(value, str | int) and not isinstance(value, bool) and path and value != "":
+        text = str(value)
+        login = _URL_LOGIN.search(text)
+        if len(path) > 1 and _SECRET.search(path[-1]):
+            if not _REFERENCE.fullmatch(text):
+                yield path, text
+        elif login and login["password"] and not _REFERENCE.fullmatch(login["password"]):
+            yield path, login["password"]
+
+
+def _lines(node: Any, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
+    """Give the line of every key of a YAML mapping and of the mappings in it; refuse a key that stands twice."""
+    import yaml
+
+    seen: set[str] = set()
+    for key, value in node.value:
+        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
+        if name in seen:
+            raise ConfigError(f"{path}:{line}: {key.value!r} stands there twice; keep one")
+        seen.add(name)
+        yield name, line
+        if isinstance(value, yaml.MappingNode) and not prefix:
+            yield from _lines(value, f"{name}.", path)
+
+
+def _text_of(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes, and a stack is a page of YAML: is it one?")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of a component's URL; empty for a path."""
+    return urlsplit(url).scheme if "://" in url else ""

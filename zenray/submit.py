@@ -15,9 +15,10 @@ from zenray.annotations import fits
 from zenray.errors import DefinitionError, NotFoundError, suggest
 from zenray.materializer import main_module_name, register_repository
 from zenray.pipeline import Pipeline
+from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
 from zenray.settings import find_repository
-from zenray.stack import Stack, active_stack
+from zenray.stack import Stack
 from zenray.views import Books, Run
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from zenray.errors import NotFoundError, suggest
 from zenray.model import Status
-from zenray.stack import Stack, active_stack
+from zenray.profile import active_stack
+from zenray.stack import Stack
 from zenray.stored import StoredArtifact
 
 if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: only who reads the ledger pays for it

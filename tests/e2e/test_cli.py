@@ -466,7 +466,7 @@ def test_stack_list_marks_the_active_one_and_survives_a_broken_file(zenray):
     assert found["inline"]["is_active"] is True
     assert found["bad"]["orchestrator"] == "broken"
     text = zenray("stack", "describe", "mine").stdout
-    assert "postgresql://me@host/db" in text
+    assert "postgresql://me:***@host/db" in text
     assert "secret" not in text
 
 
@@ -603,3 +603,60 @@ def test_a_run_that_is_going_on_is_left_alone(zenray):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_project_moves_to_another_stack_with_four_words(zenray):
+    zenray(
+        "stack", "register", "prod", "--orchestrator", "inline", "--artifact-store", str(zenray.folder / "elsewhere")
+    )
+    zenray("submit", "flow.py:flow")
+    assert "4 succeeded" in zenray("submit", "flow.py:flow", "--stack", "prod").stderr
+    zenray.environment.pop("ZENRAY_STACK")
+    zenray("stack", "set", "prod")
+    done = zenray("submit", "flow.py:flow")
+    assert "on stack 'prod', profile 'default'" in done.stderr.splitlines()[0]
+    assert "all 4 steps were cached" in done.stderr
+    assert zenray("stack", "get").stdout == "prod\n"
+
+
+def test_stacks_and_profiles_are_managed_from_the_command_line(zenray):
+    zenray.environment.pop("ZENRAY_STACK")
+    zenray("profile", "create", "work")
+    zenray(
+        "stack",
+        "register",
+        "a",
+        "--artifact-store",
+        "memory://x",
+        "-o",
+        "artifact_store.secret=hid",
+        "--profile",
+        "work",
+    )
+    zenray("stack", "copy", "a", "b", "--from", "work", "--to", "default")
+    zenray("stack", "update", "b", "--orchestrator", "inline", "--artifact-store", str(zenray.folder / "s"))
+    zenray("stack", "rename", "b", "c")
+    assert "hid" not in zenray("stack", "describe", "c").stdout + zenray("stack", "list").stdout
+    assert zenray.json("stack", "describe", "c")["orchestrator"] == "inline"
+    exported = zenray("stack", "export", "c", "c.yaml")
+    assert "C_ARTIFACT_STORE_SECRET" in exported.stderr
+    assert "is not set" in zenray("stack", "import", "c.yaml", "d", code=2).stderr
+    zenray.environment["C_ARTIFACT_STORE_SECRET"] = "hid"
+    zenray("stack", "import", "c.yaml", "d", "--profile", "work")
+    assert zenray("stack", "check", "c").stdout.count("ok  ") == 3
+    zenray("profile", "set", "work")
+    assert [p["name"] for p in zenray.json("profile", "list") if p["is_active"]] == ["work"]
+    assert "a, d" in zenray("profile", "describe").stdout
+    assert "active one" in zenray("profile", "delete", "work", "-y", code=2).stderr
+    zenray("stack", "delete", "d", "-y")
+    zenray("profile", "set", "default")
+    zenray("profile", "delete", "work", "-y")
+    assert "did you mean 'c'" in zenray("stack", "set", "cc", code=2).stderr
+    assert "is no name for a stack" in zenray("stack", "register", "../x", code=2).stderr
+
+
+def test_a_stack_check_says_what_fails_and_exits_with_one(zenray):
+    zenray("stack", "register", "gone", "--orchestrator", "http://127.0.0.1:9")
+    done = zenray("stack", "check", "gone", code=1)
+    assert "FAIL  orchestrator: no Ray cluster answers at 'http://127.0.0.1:9'" in done.stdout
+    assert done.stderr.startswith("profile default, stack gone")

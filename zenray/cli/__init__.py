@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import zenray
-from zenray.cli import artifacts, clusters, doctor, inits, materializers, runs, stacks, submits
+from zenray.cli import artifacts, clusters, doctor, inits, materializers, profiles, runs, stacks, submits
 from zenray.cli.failures import report
 from zenray.cli.output import new_app
 
@@ -20,6 +20,7 @@ app.command("submit")(submits.submit)
 app.add_typer(runs.app, name="run")
 app.add_typer(artifacts.app, name="artifact")
 app.add_typer(stacks.app, name="stack")
+app.add_typer(profiles.app, name="profile")
 app.add_typer(clusters.app, name="cluster")
 app.add_typer(materializers.app, name="materializer")
 app.command("doctor")(doctor.doctor)

@@ -251,7 +251,7 @@ def _duration_s(text: str) -> float:
 
 
 def _books(stack: str | None) -> "Books":
-    from zenray.stack import active_stack
+    from zenray.profile import active_stack
     from zenray.views import Books
 
     return Books(active_stack(stack))

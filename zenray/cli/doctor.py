@@ -80,7 +80,7 @@ def _home() -> Iterator[Line]:
 
 
 def _stack() -> Iterator[Line]:
-    from zenray.stack import active_stack
+    from zenray.profile import active_stack
 
     stack = active_stack()
     yield "ok", "stack", f"{stack.name}: orchestrator {stack.orchestrator}", ""

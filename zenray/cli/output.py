@@ -67,6 +67,11 @@ _STYLES = {
 }
 
 
+def note(text: str) -> None:
+    """Say something beside the output: on stderr, so that what is piped on stays clean."""
+    print(text, file=sys.stderr)
+
+
 def fields(values: Mapping[str, Any]) -> None:
     """Print names and values, aligned; what is empty is left out."""
     shown = {k: v for k, v in values.items() if v not in (None, "", {}, [])}

@@ -171,8 +171,8 @@ def explain(run: RunArgument, step: StepArgument = None, stack: StackOption = No
 
 def _books(stack: str | None) -> "Books":
     """Open the books of a stack, and mark the runs that nobody works on any more."""
+    from zenray.profile import active_stack
     from zenray.recovery import mark_lost_runs
-    from zenray.stack import active_stack
     from zenray.views import Books
 
     books = Books(active_stack(stack))

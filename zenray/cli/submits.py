@@ -19,7 +19,7 @@ def submit(
 ) -> None:
     """Run a pipeline and wait for its end."""
     from zenray.errors import StepFailed
-    from zenray.stack import active_stack
+    from zenray.profile import active_stack
     from zenray.submit import load_pipeline, parse_parameters, run_pipeline
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a supervisor, a run is closed as by Ctrl-C

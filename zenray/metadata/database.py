@@ -112,6 +112,10 @@ class Database:
                 self._connections = [(t, c) for t, c in self._connections if c is not connection]
             _close(connection)
 
+    def check_driver(self) -> None:
+        """Raise MetadataError where the driver for the URL is not installed; connects to nothing."""
+        self._create_engine()
+
     def upgrade(self) -> None:
         """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
         with self._lock:

@@ -1,0 +1,362 @@
+"""Stacks as YAML files, profiles that group them, and what is chosen where."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zenray import checks, profile, settings, stack
+from zenray.errors import ConfigError, NotFoundError
+from zenray.profile import active_stack
+
+FULL = """\
+# ours
+orchestrator: inline  # for now
+artifact_store:
+  url: s3://acme-ml/zenray
+  endpoint_url: https://minio.internal:9000
+  key: ${env:STORE_KEY}
+  secret: ${file:%s}
+# the records
+metadata_store: postgresql+psycopg://zenray:${env:DB_PASSWORD}@db/zenray
+model_deployer: {port: 8000}
+experiment_tracker: {flavor: mlflow, tracking_uri: http://mlflow:5000}
+"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A user without repository, in a folder of their own."""
+    for name in ("ZENRAY_HOME", "ZENRAY_STACK", "ZENRAY_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def repository(place):
+    (place / ".zenray").mkdir()
+    (place / "stacks").mkdir()
+    return place
+
+
+def parse(text: str) -> stack.StackFile:
+    return stack.parse(Path("/r/stacks/aws.yaml"), text)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text).resolve()
+    return str(caught.value)
+
+
+class TestFile:
+    def test_it_says_where_everything_is(self, tmp_path, monkeypatch):
+        (tmp_path / "secret").write_text("s3cret\n")
+        monkeypatch.setenv("STORE_KEY", "AKIA")
+        monkeypatch.setenv("DB_PASSWORD", "p@ss/word")
+        found = parse(FULL % (tmp_path / "secret")).resolve("work")
+        assert (found.name, found.orchestrator, found.profile) == ("aws", "inline", "work")
+        assert found.artifact_store == "s3://acme-ml/zenray"
+        assert found.artifact_store_options == {
+            "endpoint_url": "https://minio.internal:9000",
+            "key": "AKIA",
+            "secret": "s3cret",
+        }
+        assert found.metadata_store == "postgresql+psycopg://zenray:p%40ss%2Fword@db/zenray"
+        assert found.model_deployer == {"port": 8000}
+        assert found.experiment_tracker == {"flavor": "mlflow", "tracking_uri": "http://mlflow:5000"}
+        for secret in ("AKIA", "s3cret", "p%40ss"):
+            assert secret not in repr(found)
+
+    def test_what_is_left_out_is_as_in_the_built_in_stack(self):
+        for text in ("", "orchestrator: local\n", "# nothing\n"):
+            found, default = parse(text).resolve(), stack.built_in("local")
+            assert (found.orchestrator, found.artifact_store) == ("local", default.artifact_store)
+            assert found.metadata_store == default.metadata_store
+
+    def test_relative_paths_start_at_the_folder_above_stacks(self):
+        found = parse("artifact_store: .zenray/store\nmetadata_store: sqlite:///.zenray/ledger.db\n").resolve()
+        assert found.artifact_store == "/r/.zenray/store"
+        assert found.metadata_store == "sqlite:////r/.zenray/ledger.db"
+        absolute = parse("artifact_store: /data/store\nmetadata_store: sqlite:////data/ledger.db\n").resolve()
+        assert absolute.artifact_store == "/data/store"
+        assert absolute.metadata_store == "sqlite:////data/ledger.db"
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("orchestrator: local\nartifact_stor: x\n", "/r/stacks/aws.yaml:2: unknown component 'artifact_stor'; did"),
+            (
+                "artifact_store: bucket\n",
+                ":1: 'artifact_store' must be a URL such as 's3://bucket/prefix', got 'bucket'",
+            ),
+            ("metadata_store: db\n", "'metadata_store' must be a URL such as 'sqlite"),
+            ("metadata_store: {url: sqlite://, pool: 3}\n", "'metadata_store' has no option 'pool'"),
+            ("orchestrator: locl\n", "did you mean 'local'?"),
+            ("orchestrator: 5\n", "'orchestrator' must be a URL"),
+            ("artifact_store: {endpoint_url: x}\n", "'artifact_store' must be a URL, or a mapping with 'url'"),
+            ("artifact_store: {url: 's3://b', 3: x}\n", "an option whose name is not text"),
+            ("model_deployer: {port: 99999}\n", "'model_deployer' must be a mapping with 'port'"),
+            ("model_deployer: {port: 80, prt: 1}\n", "did you mean 'port'?"),
+            ("experiment_tracker: {uri: x}\n", "'experiment_tracker' must be a mapping with 'flavor'"),
+            ("artifact_store:\n  url: s3://b\n  key: ${env:NOPE}\n", ":3: 'artifact_store.key' refers to the variable"),
+            ("artifact_store: {url: 's3://b', key: '${file:/nope}'}\n", "which cannot be read: No such file"),
+            ("artifact_store: {url: 's3://b', key: '${vault:x}'}\n", "of no known kind; use ${env:NAME}"),
+            ("orchestrator: local\norchestrator: inline\n", ":2: 'orchestrator' stands there twice"),
+            ("- a\n- b\n", "a stack is a mapping with orchestrator"),
+            ("a: [\n", "cannot be read as YAML"),
+            ("a: &x [1]\nb: *x\n", "a stack has no aliases"),
+            ("\0", "cannot be read as YAML"),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_file_and_line(self, text, message):
+        assert message in refused(text)
+
+    def test_a_file_of_ten_megabytes_is_not_read(self, tmp_path):
+        path = tmp_path / "big.yaml"
+        path.write_text("#" * 10_000_000)
+        with pytest.raises(ConfigError, match="a page of YAML"):
+            stack.read(path)
+
+    def test_a_binary_file_is_refused(self, tmp_path):
+        path = tmp_path / "binary.yaml"
+        path.write_bytes(b"\xff\xfe\x00a")
+        with pytest.raises(ConfigError, match="cannot be read"):
+            stack.read(path)
+
+    def test_its_form_can_be_checked_without_its_secrets(self):
+        parse("artifact_store: {url: 's3://b', key: '${env:NOPE}'}\n").check()
+
+
+class TestSecrets:
+    def test_literals_are_masked_and_references_stay(self):
+        found = parse(
+            "artifact_store: {url: 's3://b', key: AKIA, secret: '${env:S}', region: eu, account_key: 5}\n"
+            "metadata_store: postgresql://me:hidden@host/db?sslpassword=hidden&x=1\n"
+            "orchestrator: {url: 'http://ray', token: hidden}\n"
+        )
+        assert "hidden" not in str(found.masked())
+        assert found.masked()["artifact_store"] == {
+            "url": "s3://b",
+            "key": "***",
+            "secret": "${env:S}",
+            "region": "eu",
+            "account_key": "***",
+        }
+        assert found.masked()["metadata_store"] == "postgresql://me:***@host/db?sslpassword=***&x=1"
+        assert found.literal_secrets() == (
+            "artifact_store.key",
+            "artifact_store.account_key",
+            "metadata_store",
+            "orchestrator.token",
+        )
+
+    def test_an_exported_stack_has_none_and_reads_the_same(self, tmp_path, monkeypatch):
+        path = tmp_path / "aws.yaml"
+        path.write_text(
+            "# kept\nartifact_store: {url: 's3://b', key: AKIA, secret: hid}\nmetadata_store: mysql://me:hid@host/db\n"
+        )
+        text, variables = stack.exported(path, "aws")
+        assert "hid" not in text
+        assert "AKIA" not in text
+        assert text.startswith("# kept\n")
+        assert variables == ("AWS_ARTIFACT_STORE_KEY", "AWS_ARTIFACT_STORE_SECRET", "AWS_METADATA_STORE")
+        for name, value in zip(variables, ("AKIA", "hid", "hid"), strict=True):
+            monkeypatch.setenv(name, value)
+        again, first = stack.parse(path, text).resolve(), stack.read(path).resolve()
+        assert again.artifact_store_options == first.artifact_store_options
+        assert again.metadata_store == first.metadata_store
+
+    @given(st.text(st.characters(codec="ascii", exclude_characters="/@ \t\r\n\x0b\x0c\x1c\x1d\x1e\x1f"), min_size=1))
+    def test_no_password_of_a_url_is_shown(self, password):
+        shown = stack.masked_url(f"postgresql://me:{password}@host/db")
+        assert shown == "postgresql://me:***@host/db" or shown == f"postgresql://me:{password}@host/db"
+        assert "***" in shown or (password.startswith("${") and password.endswith("}"))
+
+
+class TestChange:
+    TEXT = "# top\norchestrator: local  # why\nartifact_store:\n  url: s3://b\n  key: k\n\n# records\nmetadata_store: sqlite://\n"
+
+    def test_the_rest_of_the_file_stays_as_it_is(self):
+        changed = stack.with_components(self.TEXT, {"artifact_store": "gs://c"}, Path("s.yaml"))
+        assert changed == self.TEXT.replace("artifact_store:\n  url: s3://b\n  key: k\n", "artifact_store: gs://c\n")
+
+    def test_a_component_is_replaced_added_or_removed(self):
+        changed = stack.with_components(
+            self.TEXT, {"orchestrator": "inline", "metadata_store": None, "model_deployer": {"port": 1}}, Path("s.yaml")
+        )
+        assert parse(changed).components == {
+            "orchestrator": "inline",
+            "artifact_store": {"url": "s3://b", "key": "k"},
+            "model_deployer": {"port": 1},
+        }
+        assert "# why" in changed
+        assert "# records" in changed
+
+    @given(
+        st.dictionaries(
+            st.sampled_from(stack.COMPONENTS), st.one_of(st.text(), st.dictionaries(st.text(), st.integers()))
+        ),
+        st.dictionaries(st.sampled_from(stack.COMPONENTS), st.one_of(st.none(), st.text(), st.lists(st.integers()))),
+    )
+    def test_what_is_written_is_read_back(self, first, changes):
+        path = Path("s.yaml")
+        text = stack.with_components(stack.with_components("", first, path), changes, path)
+        assert stack.parse(path, text).components == {k: v for k, v in {**first, **changes}.items() if v is not None}
+
+
+class TestProfiles:
+    def test_without_anything_the_built_in_stack_is_active(self):
+        found = active_stack()
+        assert (found.name, found.orchestrator, found.source) == ("local", "local", "")
+        assert profile.profiles() == ("default",)
+
+    def test_every_profile_has_an_active_stack_of_its_own(self):
+        profile.create_profile("work")
+        profile.save("aws", {"orchestrator": "inline"}, profile="work")
+        profile.save("mine", {"orchestrator": "inline"}, profile=None)
+        profile.set_stack("mine")
+        profile.set_stack("aws", profile="work")
+        assert active_stack().name == "mine"
+        profile.set_profile("work")
+        assert active_stack().name == "aws"
+        assert {e.name for e in profile.entries()} == {"local", "inline", "aws"}
+        profile.set_profile("default")
+        assert active_stack().name == "mine"
+
+    def test_a_stack_is_copied_from_one_profile_to_another(self):
+        for name in ("work", "aws"):
+            profile.create_profile(name)
+        profile.save("a", {"orchestrator": "inline"}, profile="work")
+        profile.copy(profile.find("a", profile="work"), "b", profile="aws")
+        assert profile.load(profile.find("b", profile="aws")).orchestrator == "inline"
+        with pytest.raises(NotFoundError, match="no stack 'b' in profile 'work'"):
+            profile.find("b", profile="work")
+
+    def test_what_is_chosen_in_a_repository_holds_there_only(self, repository, monkeypatch):
+        profile.create_profile("work")
+        profile.save("prod", {"orchestrator": "inline"}, profile="work")
+        profile.save("here", {"orchestrator": "inline"}, profile=None)
+        profile.set_profile("work")
+        profile.set_stack("prod")
+        (repository / "deep" / "er").mkdir(parents=True)
+        monkeypatch.chdir(repository / "deep" / "er")
+        assert (settings.active_profile(), active_stack().name) == ("work", "prod")
+        assert {e.name for e in profile.entries()} == {"local", "inline", "prod", "here"}
+        monkeypatch.chdir(repository.parent)
+        assert (settings.active_profile(), active_stack().name) == ("default", "local")
+
+    def test_a_choice_can_be_made_for_the_user_from_within_a_repository(self, repository, monkeypatch):
+        profile.create_profile("work")
+        profile.set_profile("work", is_global=True)
+        monkeypatch.chdir(repository.parent)
+        assert settings.active_profile() == "work"
+
+    def test_variables_of_the_environment_win(self, repository, monkeypatch):
+        profile.create_profile("work")
+        profile.save("prod", {"orchestrator": "inline"}, profile="work")
+        profile.set_stack("prod", profile="work")
+        monkeypatch.setenv("ZENRAY_PROFILE", "work")
+        assert active_stack().name == "prod"
+        monkeypatch.setenv("ZENRAY_STACK", "inline")
+        assert active_stack().name == "inline"
+        monkeypatch.setenv("ZENRAY_PROFILE", "wrk")
+        with pytest.raises(NotFoundError, match="did you mean 'work'"):
+            active_stack()
+
+    def test_a_repositorys_stack_wins_over_a_profiles(self, repository):
+        profile.save("same", {"orchestrator": "local"}, profile="default")
+        profile.save("same", {"orchestrator": "inline"}, profile=None)
+        assert active_stack("same").orchestrator == "inline"
+
+    def test_a_renamed_stack_stays_the_active_one(self, repository):
+        profile.save("old", {"orchestrator": "inline"}, profile=None)
+        profile.set_stack("old")
+        profile.rename(profile.find("old"), "new")
+        assert active_stack().name == "new"
+
+    def test_the_active_and_the_built_in_are_not_deleted(self):
+        profile.create_profile("work")
+        profile.save("aws", {"orchestrator": "inline"}, profile="work")
+        profile.set_stack("aws", profile="work")
+        for forbidden in (
+            lambda: profile.delete(profile.find("local")),
+            lambda: profile.rename(profile.find("inline"), "x"),
+            lambda: profile.update(profile.find("local"), {"orchestrator": "inline"}),
+            lambda: profile.delete(profile.find("aws", profile="work")),
+            lambda: profile.delete_profile("default"),
+            lambda: profile.save("local", {}, profile=None),
+            lambda: profile.save("aws", {}, profile="work"),
+            lambda: profile.create_profile("work"),
+        ):
+            with pytest.raises(ConfigError):
+                forbidden()
+        profile.set_profile("work")
+        with pytest.raises(ConfigError, match="active"):
+            profile.delete_profile("work")
+        profile.set_profile("default")
+        profile.delete_profile("work")
+        assert profile.profiles() == ("default",)
+
+    @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "a..b", "-x", "a b", "x" * 65, "ä", "a\n"])
+    def test_a_name_is_never_a_path(self, name):
+        for make in (
+            lambda: profile.save(name, {}, profile=None),
+            lambda: profile.create_profile(name),
+            lambda: profile.find(name),
+        ):
+            with pytest.raises(ConfigError, match="is no name for"):
+                make()
+
+    def test_files_with_secrets_are_for_their_user_only(self, repository):
+        written = profile.save("open", {"artifact_store": {"url": "s3://b", "key": "k"}}, profile=None)
+        assert written.path.stat().st_mode & 0o077 == 0
+        assert profile.save("safe", {"orchestrator": "inline"}, profile=None).path.stat().st_mode & 0o044
+
+    def test_a_wrong_change_leaves_the_file_as_it_was(self, repository):
+        made = profile.save("s", {"orchestrator": "inline"}, profile=None)
+        before = made.path.read_text()
+        with pytest.raises(ConfigError):
+            profile.update(profile.find("s"), {"artifact_store": "bucket"})
+        assert made.path.read_text() == before
+        assert [p.name for p in made.path.parent.iterdir()] == ["s.yaml"]
+
+    def test_damaged_choices_say_what_to_do(self, repository):
+        (repository / ".zenray" / "settings.json").write_text("{")
+        with pytest.raises(ConfigError, match="remove it, and choose again"):
+            active_stack()
+
+
+class TestChecks:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("artifact_store: s4://bucket\n", "s4"),
+            ("metadata_store: oracle://host/db\n", "no metadata store on 'oracle'"),
+            ("orchestrator: mars://x\n", "no orchestrator is known for 'mars://x'"),
+        ],
+    )
+    def test_a_component_of_no_known_kind_is_refused_before_anything_is_opened(self, text, message):
+        with pytest.raises(ConfigError, match=message):
+            checks.validate(parse(text).resolve())
+
+    def test_every_component_is_opened_for_real(self, tmp_path):
+        made = stack.Stack("s", "inline", str(tmp_path / "store"), f"sqlite:///{tmp_path}/ledger.db")
+        found = list(checks.probe(made))
+        assert [(f.component, f.is_ok) for f in found] == [
+            ("orchestrator", True),
+            ("artifact_store", True),
+            ("metadata_store", True),
+        ]
+        assert not list((tmp_path / "store").rglob("check-*"))
+
+    def test_what_does_not_answer_is_a_finding_with_advice(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        made = stack.Stack("s", "http://127.0.0.1:9", str(tmp_path / "file"), f"sqlite:///{tmp_path}/file/x.db")
+        found = {f.component: f for f in checks.probe(made)}
+        assert not any(f.is_ok for f in found.values())
+        assert "no Ray cluster answers" in found["orchestrator"].text

@@ -1,0 +1,277 @@
+"""Profiles: groupings of stacks with an active one each, and where a stack of a name is found.
+
+Runs in: driver.
+
+A stack is a file ``NAME.yaml``: in ``stacks/`` of the repository, or in the folder of a profile. The repository's come
+first, then the active profile's, then the two that are built in. Every profile remembers its own active stack, and a
+repository remembers both for itself, so that what is chosen there holds there only.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zenray.errors import ConfigError, NotFoundError, suggest
+from zenray.model import Json
+from zenray.settings import (
+    DEFAULT_PROFILE,
+    Choices,
+    active_profile,
+    active_stack_name,
+    check_name,
+    find_repository,
+    local_choices,
+    read_choices,
+    user_home,
+    write_choices,
+    write_private,
+)
+from zenray.stack import BUILT_IN, Stack, StackFile, built_in, parse, read, with_components
+
+Change = Callable[[Choices], Choices]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stack that can be named: built in (no path), of the repository (no profile), or of a profile."""
+
+    name: str
+    profile: str = ""
+    path: Path | None = None
+
+    @property
+    def origin(self) -> str:
+        """Where it is from, for people."""
+        return "built in" if self.path is None else f"profile {self.profile}" if self.profile else "repository"
+
+
+def profiles() -> tuple[str, ...]:
+    """Return the names of all profiles; ``default`` is always there."""
+    folder = _root()
+    found = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
+    return tuple(sorted(found | {DEFAULT_PROFILE}))
+
+
+def check_profile(name: str) -> str:
+    """Return the name of a profile that is there; NotFoundError lists those that are."""
+    check_name("profile", name)
+    if name not in profiles():
+        raise NotFoundError(f"there is no profile {name!r}; {suggest(name, profiles())}")
+    return name
+
+
+def create_profile(name: str) -> Path:
+    """Make an empty profile and return its folder; ConfigError where it is there already."""
+    check_name("profile", name)
+    if name in profiles():
+        raise ConfigError(f"there is a profile {name!r} already; `zenray profile set {name}` makes it the active one")
+    folder = _root() / name
+    try:
+        folder.mkdir(mode=0o700, parents=True)
+    except OSError as exc:
+        raise ConfigError(f"cannot create the profile's folder {folder}: {exc.strerror or exc}") from exc
+    return folder
+
+
+def delete_profile(name: str) -> None:
+    """Delete a profile with its stacks; not the active one, nor ``default``."""
+    check_profile(name)
+    if name == DEFAULT_PROFILE:
+        raise ConfigError(f"the profile {DEFAULT_PROFILE!r} cannot be deleted: it is there where no other is chosen")
+    if name in (active_profile(), read_choices(user_home()).profile):
+        raise ConfigError(f"profile {name!r} is the active one; choose another first, with `zenray profile set NAME`")
+    try:
+        shutil.rmtree(_root() / name)
+    except OSError as exc:
+        raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
+    _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
+
+
+def set_profile(name: str, *, is_global: bool = False) -> Path:
+    """Make a profile the active one, in this repository where there is one; returns the folder that remembers it."""
+    check_profile(name)
+    return _choose(lambda c: replace(c, profile=name), is_global=is_global)
+
+
+def set_stack(name: str, *, profile: str | None = None, is_global: bool = False) -> Path:
+    """Make a stack the active one of a profile (default: the active one), where ``set_profile`` would."""
+    find(name, profile=profile)
+    owner = profile or active_profile()
+    return _choose(lambda c: replace(c, stacks={**c.stacks, owner: name}), is_global=is_global)
+
+
+def entries(profile: str | None = None) -> tuple[Entry, ...]:
+    """Return the stacks that can be named: all, or those of one profile."""
+    found: dict[str, Entry] = {name: Entry(name) for name in BUILT_IN}
+    owner = check_profile(profile or active_profile())
+    folders = [(owner, _root() / owner)]
+    if profile is None:
+        folders.append(("", _repository_folder()))
+    for owner, folder in folders:
+        for path in sorted(folder.glob("*.yaml")):
+            found[path.stem] = Entry(path.stem, owner, path)
+    return tuple(found.values())
+
+
+def find(name: str, *, profile: str | None = None) -> Entry:
+    """Return the stack of a name; NotFoundError suggests near ones."""
+    check_name("stack", name)
+    known = {e.name: e for e in entries(profile)}
+    if name in known:
+        return known[name]
+    where = f" in profile {profile!r}" if profile else ""
+    raise NotFoundError(f"there is no stack {name!r}{where}; {suggest(name, known)}")
+
+
+def load(entry: Entry) -> Stack:
+    """Return a stack with its references resolved."""
+    profile = entry.profile or active_profile()
+    return built_in(entry.name, profile) if entry.path is None else read(entry.path).resolve(profile)
+
+
+def active_stack(name: str | None = None) -> Stack:
+    """Return the stack of that name, else the active one: see ``zenray.settings.active_stack_name``."""
+    return load(find(name or active_stack_name()))
+
+
+def describe(stack: Stack) -> str:
+    """Say in one line which profile and stack a command uses."""
+    origin = stack.source or "built in"
+    return f"profile {stack.profile or active_profile()}, stack {stack.name} ({origin})"
+
+
+def folder_of(profile: str | None) -> tuple[str, Path]:
+    """Return where new stacks go, and whose: a profile that is named, else the repository, else the active one."""
+    if profile is not None:
+        return check_profile(profile), _root() / profile
+    if find_repository() is not None:
+        return "", _repository_folder()
+    return active_profile(), _root() / check_profile(active_profile())
+
+
+def save(name: str, components: Mapping[str, Json], *, profile: str | None, is_replacing: bool = False) -> StackFile:
+    """Write a new stack's file and return it; ConfigError where the name is taken or something in it is wrong."""
+    return _write(name, with_components("", components, Path(f"{name}.yaml")), profile, is_replacing=is_replacing)
+
+
+def import_file(source: Path, name: str, *, profile: str | None, is_replacing: bool = False) -> StackFile:
+    """Copy a stack's file in, as it is, under a name; its content is checked first."""
+    read(source)
+    return _write(name, source.read_text(encoding="utf-8"), profile, is_replacing=is_replacing)
+
+
+def update(entry: Entry, changes: Mapping[str, Json]) -> StackFile:
+    """Replace some components of a stack's file; what is None goes back to its default."""
+    path = _own_path(entry, "changed")
+    text = with_components(path.read_text(encoding="utf-8"), changes, path)
+    parse(path, text).resolve(entry.profile)
+    write_private(path, text, mode=path.stat().st_mode & 0o777)
+    return read(path)
+
+
+def copy(entry: Entry, name: str, *, profile: str | None) -> StackFile:
+    """Copy a stack under another name, or into another profile."""
+    if entry.path is None:
+        found = built_in(entry.name)
+        components = {
+            "orchestrator": found.orchestrator,
+            "artifact_store": found.artifact_store,
+            "metadata_store": found.metadata_store,
+        }
+        return save(name, components, profile=profile)
+    return import_file(entry.path, name, profile=profile)
+
+
+def rename(entry: Entry, name: str) -> StackFile:
+    """Give a stack another name; where it is the active one it stays that."""
+    path = _own_path(entry, "renamed")
+    _check_free(name, path.parent)
+    try:
+        path.rename(path.with_name(f"{name}.yaml"))
+    except OSError as exc:
+        raise ConfigError(f"cannot rename {path}: {exc.strerror or exc}") from exc
+
+    def renamed(choices: Choices) -> Choices:
+        owners = [entry.profile] if entry.profile else list(choices.stacks)
+        return replace(
+            choices, stacks={p: name if s == entry.name and p in owners else s for p, s in choices.stacks.items()}
+        )
+
+    for folder in _places():
+        _change(folder, renamed)
+    return read(path.with_name(f"{name}.yaml"))
+
+
+def delete(entry: Entry) -> None:
+    """Delete a stack's file; not of the active one. Artifacts and records stay where they are."""
+    path = _own_path(entry, "deleted")
+    profile = entry.profile or active_profile()
+    chosen = {read_choices(place).stacks.get(profile) for place in _places()} | {active_stack_name()}
+    if entry.name in chosen:
+        raise ConfigError(
+            f"stack {entry.name!r} is the active one of profile {profile!r}; choose another first, "
+            "with `zenray stack set NAME`"
+        )
+    try:
+        path.unlink()
+    except OSError as exc:
+        raise ConfigError(f"cannot delete {path}: {exc.strerror or exc}") from exc
+
+
+def _own_path(entry: Entry, verb: str) -> Path:
+    if entry.path is None:
+        raise ConfigError(
+            f"stack {entry.name!r} is built in and cannot be {verb}; `zenray stack copy {entry.name} NAME` makes one "
+            "that can"
+        )
+    return entry.path
+
+
+def _write(name: str, text: str, profile: str | None, *, is_replacing: bool) -> StackFile:
+    owner, folder = folder_of(profile)
+    path = folder / f"{name}.yaml"
+    check_name("stack", name)
+    if not is_replacing:
+        _check_free(name, folder)
+    made = parse(path, text)
+    made.resolve(owner)
+    write_private(path, text, mode=0o600 if owner or made.literal_secrets() else 0o644)
+    return made
+
+
+def _check_free(name: str, folder: Path) -> None:
+    check_name("stack", name)
+    if name in BUILT_IN:
+        raise ConfigError(f"the name {name!r} is that of a built-in stack; take another")
+    if (folder / f"{name}.yaml").exists():
+        raise ConfigError(
+            f"there is a stack {name!r} already ({folder / f'{name}.yaml'}); `zenray stack update {name}` changes it"
+        )
+
+
+def _choose(change: Change, *, is_global: bool) -> Path:
+    local = None if is_global else local_choices()
+    folder = local[0] if local else user_home()
+    _change(folder, change)
+    return folder
+
+
+def _change(folder: Path, change: Change) -> None:
+    before = read_choices(folder)
+    after = change(before)
+    if after != before:
+        write_choices(folder, after)
+
+
+def _places() -> Sequence[Path]:
+    local = local_choices()
+    return [user_home(), *([local[0]] if local else [])]
+
+
+def _repository_folder() -> Path:
+    return (find_repository() or Path.cwd()) / "stacks"
+
+
+def _root() -> Path:
+    return user_home() / "profiles"
