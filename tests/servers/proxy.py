@@ -22,7 +22,7 @@ class FaultProxy:
     ``latency_s``: every chunk arrives that much later, in each direction.
     ``is_refusing``: new connections are reset.
     ``is_hanging``: nothing is forwarded and nothing is answered, while connections stay open.
-    ``reset_after_bytes``: a connection is reset once so many bytes, in both directions together, have passed; None: never.
+    ``reset_after_bytes``: a connection is reset once so many bytes have passed, both ways together; None: never.
     ``http_status``: HTTP requests are answered with this status and never reach the server; None: they do.
     ``connections`` and ``bytes_passed`` count since the start.
     """
