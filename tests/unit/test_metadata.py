@@ -1,13 +1,10 @@
-"""The ledger: what is recorded is found again, and a database that cannot be used says why."""
+"""The ledger on SQLite: what is recorded is found again, and a file that cannot be used says why."""
 
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
-import time
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,91 +12,22 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import create_engine, insert, inspect, select, text
+from hypothesis import given, settings
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.schema import CreateTable
 
 import zenray.metadata
-from zenray.errors import MetadataError, NotFoundError, RunLostError
+from tests.database import contract
+from tests.database.contract import RUN, a_run
+from zenray.errors import MetadataError
 from zenray.metadata import schema
 from zenray.metadata.__main__ import main
 from zenray.metadata.database import Database
 from zenray.metadata.ledger import Ledger
-from zenray.metadata.records import (
-    ArtifactRecord,
-    AttemptRecord,
-    CacheEntry,
-    CodeRecord,
-    RunRecord,
-    RunState,
-    StepInput,
-    StepInputs,
-    StepOutput,
-    StepOutputs,
-    StepRunRecord,
-)
-from zenray.metadata.rows import Batch, BatchWriter
-from zenray.metadata.writer import LedgerWriter
-from zenray.model import Manifest, Status, StoredFile
+from zenray.metadata.rows import BatchWriter
 
-RUN = "20261124-001530-a1b2c3"
-SERVER = os.environ.get("ZENRAY_TEST_PG", "")  # the URL of a PostgreSQL or MySQL database that may be emptied
-STORE = "file:///store"
 PACKAGE_PARENT = str(Path(zenray.metadata.__file__).parents[2])
-
-
-def a_digest(number):
-    return f"{number:064x}"
-
-
-def a_run(run_id=RUN, **changes):
-    return replace(RunRecord(run_id, "delays", Status.RUNNING, started_at=100.0), **changes)
-
-
-def a_step(name="train", **changes):
-    return replace(StepRunRecord(RUN, name, "train", Status.RUNNING, position=0, started_at=101.0), **changes)
-
-
-def an_artifact(number, *, store=STORE, created_at=102.0, type_name="builtins.int"):
-    digest = a_digest(number)
-    file = StoredFile("value.json", 2, digest, b"42")
-    return ArtifactRecord(Manifest(type_name, "json", 1, (file,), {"rows": 1}, digest, producer=RUN), store, created_at)
-
-
-def an_entry(number, *digests, store=STORE, created_at=103.0):
-    outputs = tuple((f"output_{i}", a_digest(d)) for i, d in enumerate(digests))
-    return CacheEntry(a_digest(number), store, RUN, "train", outputs, created_at)
-
-
-def outputs_of(name, *numbers):
-    return StepOutputs(RUN, name, tuple(StepOutput(RUN, name, "output", i, a_digest(n)) for i, n in enumerate(numbers)))
-
-
-def write(ledger, *changes, run_id=RUN):
-    fence = ledger.acquire_lease(run_id, "test", ttl_s=60)
-    with LedgerWriter(ledger, run_id, fence, ttl_s=60, delay_s=0) as writer:
-        writer.record(*changes)
-
-
-def server_url():
-    """Return the URL of the server named by the environment, its database emptied."""
-    if not SERVER:
-        pytest.skip("ZENRAY_TEST_PG does not name a server")
-    engine = create_engine(SERVER)
-    with engine.begin() as connection:
-        schema.metadata.drop_all(connection)
-        connection.execute(text(f"DROP TABLE IF EXISTS {schema.VERSION_TABLE}"))
-    engine.dispose()
-    return SERVER
-
-
-@pytest.fixture(params=["sqlite", "server"] if SERVER else ["sqlite"])
-def ledger(request, tmp_path):
-    url = f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else server_url()
-    with Ledger(url) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -107,379 +35,55 @@ def path(tmp_path):
     return tmp_path / "ledger.db"
 
 
+@pytest.fixture
+def url(path):
+    return url_of(path)
+
+
+@pytest.fixture
+def ledger(url):
+    with Ledger(url) as opened:
+        yield opened
+
+
 def url_of(path):
     return f"sqlite:///{path}"
 
 
-class TestRuns:
-    def test_a_run_is_found_as_it_was_recorded(self, ledger):
-        run = a_run(
-            parameters={"lr": 0.1, "names": ["a", None]},
-            stack="local",
-            user="ada",
-            host="laptop",
-            versions={"python": "3.11.7"},
-            git_revision="abc",
-            source_file="/home/ada/flights.py",
-            outputs={"model": a_digest(1)},
-            error={"kind": "user", "message": "no"},
-            ended_at=200.5,
-        )
-        ledger.create_run(run)
-        assert ledger.find_run(RUN) == run
-
-    def test_a_second_run_with_the_same_id_is_refused(self, ledger):
-        ledger.create_run(a_run())
-        with pytest.raises(MetadataError):
-            ledger.create_run(a_run(pipeline="other"))
-        assert ledger.find_run(RUN).pipeline == "delays"
-
-    def test_what_json_cannot_express_is_recorded_as_its_repr(self, ledger):
-        cycle = {}
-        cycle["self"] = cycle
-        parameters = {"when": complex(1, 2), "keys": {(1, 2): 3}}
-        ledger.create_run(a_run(parameters={"when": complex(1, 2)}))
-        ledger.create_run(a_run("other", parameters=parameters))
-        ledger.create_run(a_run("cyclic", parameters=cycle))
-        assert ledger.find_run(RUN).parameters == {"when": "(1+2j)"}
-        assert ledger.find_run("other").parameters == {"when": "(1+2j)", "keys": "{(1, 2): 3}"}
-        assert ledger.find_run("cyclic").parameters == {"self": "{'self': {...}}"}
-
-    def test_a_path_that_is_not_unicode_does_not_lose_the_run(self, ledger):
-        ledger.create_run(a_run(source_file="/tmp/\udcff.py"))
-        assert ledger.find_run(RUN).source_file == "/tmp/\\udcff.py"
-
-    def test_a_run_is_found_by_a_beginning_that_only_it_has(self, ledger):
-        ledger.create_run(a_run("20261124-a"))
-        ledger.create_run(a_run("20261125-b"))
-        assert ledger.find_run("20261125").run_id == "20261125-b"
-
-    def test_the_beginning_of_two_runs_names_both(self, ledger):
-        ledger.create_run(a_run("20261124-a"))
-        ledger.create_run(a_run("20261125-b"))
-        with pytest.raises(NotFoundError, match=r"20261124-a, 20261125-b"):
-            ledger.find_run("2026112")
-
-    def test_an_exact_id_wins_over_a_beginning(self, ledger):
-        ledger.create_run(a_run("2026"))
-        ledger.create_run(a_run("20261"))
-        assert ledger.find_run("2026").run_id == "2026"
-
-    @pytest.mark.parametrize("asked", ["2026112x", "%", "2026_124-a", ""])
-    def test_an_unknown_run_names_the_known_ones(self, ledger, asked):
-        ledger.create_run(a_run("20261124-a"))
-        with pytest.raises(NotFoundError, match="20261124-a"):
-            ledger.find_run(asked)
-
-    def test_runs_are_listed_newest_first_and_can_be_paged(self, ledger):
-        for number in range(5):
-            ledger.create_run(a_run(f"run-{number}", started_at=float(number)))
-        first = ledger.list_runs(limit=2)
-        assert [r.run_id for r in first] == ["run-4", "run-3"]
-        assert [r.run_id for r in ledger.list_runs(before=first[-1].started_at)] == ["run-2", "run-1", "run-0"]
-
-    def test_runs_are_listed_by_pipeline_and_status(self, ledger):
-        ledger.create_run(a_run("one"))
-        ledger.create_run(a_run("two", pipeline="other"))
-        ledger.create_run(a_run("three", pipeline="other", status=Status.FAILED))
-        assert [r.run_id for r in ledger.list_runs("other", status=Status.FAILED)] == ["three"]
-        assert {r.run_id for r in ledger.list_runs("other")} == {"two", "three"}
-
-    def test_pipelines_are_counted(self, ledger):
-        ledger.create_run(a_run("one", started_at=1.0))
-        ledger.create_run(a_run("two", started_at=2.0))
-        ledger.create_run(a_run("three", pipeline="a"))
-        assert [(p.name, p.run_count, p.last_started_at) for p in ledger.pipelines()] == [
-            ("a", 1, 100.0),
-            ("delays", 2, 2.0),
-        ]
-
-    def test_names_that_differ_in_case_are_different(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, a_step("train"), a_step("Train", position=1))
-        assert [s.name for s in ledger.step_runs(RUN)] == ["train", "Train"]
-
-    def test_a_run_is_finished_by_its_owner_only(self, ledger):
-        ledger.create_run(a_run())
-        old = ledger.acquire_lease(RUN, "old", ttl_s=60)
-        new = ledger.acquire_lease(RUN, "new", ttl_s=60, is_owner_dead=True)
-        with pytest.raises(RunLostError):
-            ledger.finish_run(RUN, Status.FAILED, ended_at=5.0, fence=old)
-        assert ledger.find_run(RUN).status is Status.RUNNING
-        ledger.finish_run(RUN, Status.SUCCEEDED, ended_at=6.0, outputs=["x"], fence=new)
-        run = ledger.find_run(RUN)
-        assert (run.status, run.ended_at, run.outputs) == (Status.SUCCEEDED, 6.0, ["x"])
-
-    def test_a_run_that_goes_on_has_no_end_and_no_error(self, ledger):
-        ledger.create_run(a_run(status=Status.FAILED, ended_at=5.0, error={"kind": "user"}))
-        write(ledger, RunState(RUN, Status.RUNNING))
-        run = ledger.find_run(RUN)
-        assert (run.status, run.ended_at, run.error) == (Status.RUNNING, None, None)
-
-    def test_deleting_a_run_keeps_its_artifacts_and_cache_entries(self, ledger):
-        ledger.create_run(a_run())
-        edge = StepInputs(RUN, "train", (StepInput(RUN, "train", "data", 0, a_digest(1)),))
-        attempt = AttemptRecord(RUN, "train", 1, Status.SUCCEEDED)
-        write(ledger, a_step(), attempt, an_artifact(1), edge, outputs_of("train", 1), an_entry(9, 1))
-        ledger.delete_run(RUN)
-        ledger.delete_run(RUN)
-        assert ledger.list_runs() == ()
-        assert ledger.step_runs(RUN) == ledger.attempts(RUN) == ledger.inputs(RUN) == ledger.outputs(RUN) == ()
-        assert list(ledger.find_cache_entries([a_digest(9)], STORE)) == [a_digest(9)]
+class TestRuns(contract.RunsContract):
+    pass
 
 
-class TestStepRuns:
-    def test_a_step_run_is_found_as_it_was_recorded(self, ledger):
-        ledger.create_run(a_run())
-        step = a_step(
-            module="flights",
-            cache_key=a_digest(3),
-            key_parts={"code": a_digest(4), "arguments": {"lr": a_digest(5)}, "salt": ""},
-            code_digest=a_digest(4),
-            cache_source=("earlier", "train_2"),
-            parameters={"lr": "0.1"},
-            resources={"num_cpus": 2},
-            ended_at=105.25,
-            error={"kind": "user", "type": "ValueError", "message": "nö", "traceback": "…"},
-            cause="ingest",
-            reason="code changed",
-            tags={"gpu": True},
-            metadata={"loss": 0.5},
-        )
-        write(ledger, step)
-        assert ledger.step_run(RUN, "train") == step
-        assert ledger.step_runs(RUN) == (step,)
-
-    def test_step_runs_are_in_the_order_of_creation(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, a_step("b", position=1), a_step("a", position=2), a_step("c", position=0))
-        assert [s.name for s in ledger.step_runs(RUN)] == ["c", "b", "a"]
-
-    def test_an_unknown_step_names_the_known_ones(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, a_step("train"))
-        with pytest.raises(NotFoundError, match="did you mean 'train'"):
-            ledger.step_run(RUN, "tran")
-
-    def test_step_runs_are_counted_by_status(self, ledger):
-        ledger.create_run(a_run())
-        steps = [a_step(f"s{i}", status=Status.CACHED if i else Status.FAILED) for i in range(3)]
-        write(ledger, *steps)
-        assert ledger.step_counts([RUN, "none"]) == {RUN: {Status.FAILED: 1, Status.CACHED: 2}, "none": {}}
-
-    def test_earlier_runs_of_a_step_come_newest_first(self, ledger):
-        ledger.create_run(a_run())
-        steps = [a_step(f"train_{i}", started_at=float(i), module="m") for i in range(4)]
-        write(ledger, *steps, a_step("other", step="other", started_at=1.5), a_step("twin", module="n", started_at=0.5))
-        found = ledger.previous_step_runs("train", before=3.0, module="m", limit=2)
-        assert [s.name for s in found] == ["train_2", "train_1"]
-        assert [s.name for s in ledger.previous_step_runs("train", before=1.0)] == ["twin", "train_0"]
-
-    def test_attempts_are_found_in_their_order(self, ledger):
-        ledger.create_run(a_run())
-        first = AttemptRecord(RUN, "train", 1, Status.FAILED, "node:1", 1.0, 2.0, {"kind": "worker"}, "file:///l", 9, 1)
-        second = AttemptRecord(RUN, "train", 2, Status.RUNNING)
-        write(ledger, a_step(), second, first)
-        assert ledger.attempts(RUN, "train") == ledger.attempts(RUN) == (first, second)
-
-    def test_inputs_and_outputs_replace_those_recorded_before(self, ledger):
-        ledger.create_run(a_run())
-        edges = tuple(StepInput(RUN, "train", "data", i, a_digest(i), "ingest") for i in range(3))
-        write(ledger, a_step(), StepInputs(RUN, "train", edges), outputs_of("train", 1, 2, 3))
-        assert ledger.inputs(RUN, "train") == edges
-        write(ledger, StepInputs(RUN, "train", edges[:1]), outputs_of("train", 7))
-        assert ledger.inputs(RUN) == edges[:1]
-        assert [o.digest for o in ledger.outputs(RUN, "train")] == [a_digest(7)]
-
-    def test_an_artifact_knows_who_made_and_who_uses_it(self, ledger):
-        ledger.create_run(a_run())
-        use = StepInput(RUN, "train", "data", 0, a_digest(1), "ingest")
-        write(ledger, a_step("ingest"), a_step(), outputs_of("ingest", 1), StepInputs(RUN, "train", (use,)))
-        assert [o.name for o in ledger.producers(a_digest(1))] == ["ingest"]
-        assert ledger.consumers(a_digest(1)) == (use,)
-        assert ledger.consumers(a_digest(2)) == ()
-
-    def test_code_is_found_by_its_digest(self, ledger):
-        ledger.create_run(a_run())
-        part = {"kind": "function", "name": "clean", "digest": a_digest(2), "file": "f.py", "line": 3}
-        write(ledger, CodeRecord(a_digest(1), (part,)))
-        assert ledger.code_parts(a_digest(1)) == (part,)
-        assert ledger.code_parts(a_digest(2)) == ()
+class TestStepRuns(contract.StepRunsContract):
+    pass
 
 
-class TestArtifacts:
-    def test_an_artifact_is_found_by_the_beginning_of_its_digest(self, ledger):
-        ledger.create_run(a_run())
-        record = replace(an_artifact(1), manifest=replace(an_artifact(1).manifest, digest="ab" * 32))
-        write(ledger, record, an_artifact(2))
-        assert ledger.artifact("abab") == record
-        with pytest.raises(NotFoundError):
-            ledger.artifact("abac")
-        with pytest.raises(NotFoundError):
-            ledger.artifact("")
-
-    def test_the_beginning_of_two_digests_names_both(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1), an_artifact(2))
-        with pytest.raises(NotFoundError, match=f"{a_digest(1)}, {a_digest(2)}"):
-            ledger.artifact("00")
-
-    def test_the_copies_of_two_stores_are_one_artifact(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1, created_at=1.0), an_artifact(1, store="s3://b", created_at=2.0))
-        assert ledger.artifact(a_digest(1)).store == "s3://b"
-        assert ledger.artifact(a_digest(1), store=STORE).store == STORE
-
-    def test_whoever_wrote_an_artifact_first_stays_named(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1, created_at=1.0))
-        write(ledger, an_artifact(1, created_at=2.0))
-        assert ledger.artifact(a_digest(1)).created_at == 1.0
-
-    def test_artifacts_are_listed_newest_first(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1, created_at=1.0), an_artifact(2, created_at=2.0, type_name="pyarrow.Table"))
-        assert [a.digest for a in ledger.list_artifacts()] == [a_digest(2), a_digest(1)]
-        assert [a.digest for a in ledger.list_artifacts(before=2.0)] == [a_digest(1)]
-        assert [a.digest for a in ledger.list_artifacts(type_name="pyarrow.Table", store=STORE)] == [a_digest(2)]
-        assert ledger.artifacts([a_digest(1), a_digest(9)], store=STORE) == {
-            a_digest(1): an_artifact(1, created_at=1.0)
-        }
-
-    def test_only_what_nothing_refers_to_can_be_deleted(self, ledger):
-        ledger.create_run(a_run())
-        edge = StepInputs(RUN, "train", (StepInput(RUN, "train", "data", 0, a_digest(2)),))
-        artifacts = [an_artifact(n) for n in range(1, 6)]
-        write(ledger, a_step(), *artifacts, outputs_of("train", 1), edge, an_entry(9, 3))
-        assert ledger.referenced_artifacts() == {a_digest(1), a_digest(2), a_digest(3)}
-        assert [a.digest for a in ledger.unreferenced_artifacts(STORE, before=200.0)] == [a_digest(4), a_digest(5)]
-        assert ledger.unreferenced_artifacts(STORE, before=102.0) == ()
-        everything = [a_digest(n) for n in range(1, 6)]
-        assert ledger.delete_artifacts(everything, store=STORE) == {a_digest(4), a_digest(5)}
-        assert {a.digest for a in ledger.list_artifacts()} == set(everything[:3])
-
-    def test_artifacts_of_a_deleted_run_become_free_once_the_cache_lets_go(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, a_step(), an_artifact(1), outputs_of("train", 1), an_entry(9, 1))
-        ledger.delete_run(RUN)
-        assert ledger.delete_artifacts([a_digest(1)], store=STORE) == set()
-        assert ledger.delete_cache_entries(keys=[a_digest(9)]) == 1
-        assert ledger.delete_artifacts([a_digest(1)], store=STORE) == {a_digest(1)}
+class TestArtifacts(contract.ArtifactsContract):
+    pass
 
 
-class TestCache:
-    def test_an_entry_comes_with_its_manifests_in_order(self, ledger):
-        ledger.create_run(a_run())
-        entry = an_entry(9, 2, 1)
-        write(ledger, an_artifact(1), an_artifact(2), entry)
-        found = ledger.find_cache_entries([a_digest(9), a_digest(8)], STORE)
-        assert found == {a_digest(9): (entry, (an_artifact(2).manifest, an_artifact(1).manifest))}
-
-    def test_thousands_of_keys_are_found_at_once(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1), *(an_entry(n, 1) for n in range(100, 1700)))
-        found = ledger.find_cache_entries([a_digest(n) for n in range(50, 2000)], STORE)
-        assert set(found) == {a_digest(n) for n in range(100, 1700)}
-
-    def test_an_entry_without_outputs_is_a_hit(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_entry(9))
-        assert ledger.find_cache_entries([a_digest(9)], STORE) == {a_digest(9): (an_entry(9), ())}
-
-    def test_an_entry_whose_artifact_is_forgotten_is_no_hit(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1), an_entry(9, 1, 2))
-        assert ledger.find_cache_entries([a_digest(9)], STORE) == {}
-
-    def test_an_entry_of_another_store_is_no_hit(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1), an_entry(9, 1))
-        assert ledger.find_cache_entries([a_digest(9)], "s3://elsewhere") == {}
-
-    def test_the_newest_entry_of_a_key_replaces_the_older(self, ledger):
-        ledger.create_run(a_run())
-        write(ledger, an_artifact(1), an_artifact(2), an_entry(9, 1, 2))
-        write(ledger, an_entry(9, 2))
-        (entry, manifests) = ledger.find_cache_entries([a_digest(9)], STORE)[a_digest(9)]
-        assert entry == an_entry(9, 2)
-        assert [m.digest for m in manifests] == [a_digest(2)]
-
-    def test_entries_are_deleted_by_what_is_given(self, ledger):
-        ledger.create_run(a_run())
-        entries = [an_entry(7, 1), an_entry(8, 2), an_entry(9, 1, created_at=1.0), an_entry(6, 1, store="s3://b")]
-        write(ledger, an_artifact(1), an_artifact(2), *entries)
-        assert ledger.delete_cache_entries(before=50.0) == 1
-        assert ledger.delete_cache_entries(digests=[a_digest(1)], store=STORE) == 1
-        assert ledger.delete_cache_entries(keys=[a_digest(8), a_digest(7)]) == 1
-        assert ledger.delete_cache_entries(store="s3://b") == 1
-        with pytest.raises(MetadataError, match="give keys"):
-            ledger.delete_cache_entries()
+class TestCache(contract.CacheContract):
+    pass
 
 
-class TestLeases:
-    def test_each_owner_gets_a_higher_fence(self, ledger):
-        ledger.create_run(a_run())
-        assert ledger.acquire_lease(RUN, "one", ttl_s=0) == 1
-        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 2
-        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 3
+class TestLeases(contract.LeasesContract):
+    pass
 
-    def test_a_living_owner_keeps_its_run(self, ledger):
-        ledger.create_run(a_run())
-        fence = ledger.acquire_lease(RUN, "one", ttl_s=60)
-        with pytest.raises(RunLostError, match="'one'"):
-            ledger.acquire_lease(RUN, "two", ttl_s=60)
-        ledger.renew_lease(RUN, fence, ttl_s=60)
 
-    def test_the_lease_of_a_finished_run_holds_nobody_up(self, ledger):
-        ledger.create_run(a_run())
-        fence = ledger.acquire_lease(RUN, "one", ttl_s=60)
-        ledger.finish_run(RUN, Status.FAILED, ended_at=1.0, fence=fence)
-        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == fence + 1
+class TestClaims(contract.ClaimsContract):
+    pass
 
-    def test_an_outdated_fence_cannot_renew(self, ledger):
-        ledger.create_run(a_run())
-        old = ledger.acquire_lease(RUN, "one", ttl_s=0)
-        ledger.acquire_lease(RUN, "two", ttl_s=60)
-        with pytest.raises(RunLostError, match="'two'"):
-            ledger.renew_lease(RUN, old, ttl_s=60)
 
-    def test_a_lease_on_no_run_is_not_found(self, ledger):
-        with pytest.raises(NotFoundError):
-            ledger.acquire_lease("none", "one", ttl_s=60)
+@pytest.fixture(scope="module")
+def scratch():
+    with Ledger("sqlite://") as ledger:
+        yield ledger
 
-    def test_only_unfinished_runs_expire(self, ledger):
-        now = time.time()
-        ledger.create_run(a_run("expired", lease_until=now - 1))
-        ledger.create_run(a_run("owned", lease_until=now + 60))
-        ledger.create_run(a_run("finished", lease_until=now - 1, status=Status.SUCCEEDED))
-        ledger.create_run(a_run("new"))
-        assert [r.run_id for r in ledger.expired_runs(now)] == ["expired"]
 
-    def test_a_lost_run_fails_with_all_that_was_unfinished(self, ledger):
-        ledger.create_run(a_run())
-        states = [Status.RUNNING, Status.WAITING, Status.SUCCEEDED]
-        write(ledger, *(a_step(s.value, status=s) for s in states), AttemptRecord(RUN, "running", 1, Status.RUNNING))
-        fence = ledger.acquire_lease(RUN, "host:1", ttl_s=10)
-        assert not ledger.mark_lost(RUN, now=time.time())
-        later = time.time() + 60
-        assert ledger.mark_lost(RUN, now=later)
-        run = ledger.find_run(RUN)
-        assert (run.status, run.ended_at, run.error["kind"]) == (Status.FAILED, later, "driver lost")
-        assert {s.name: s.status for s in ledger.step_runs(RUN)} == {
-            "running": Status.FAILED,
-            "waiting": Status.SKIPPED,
-            "succeeded": Status.SUCCEEDED,
-        }
-        assert ledger.step_run(RUN, "running").error["kind"] == "driver lost"
-        assert ledger.attempts(RUN)[0].status is Status.FAILED
-        assert not ledger.mark_lost(RUN, now=later)
-        with pytest.raises(RunLostError):
-            ledger.renew_lease(RUN, fence, ttl_s=60)
-
-    def test_a_run_of_a_dead_owner_is_lost_at_once(self, ledger):
-        ledger.create_run(a_run())
-        ledger.acquire_lease(RUN, "host:1", ttl_s=600)
-        assert ledger.mark_lost(RUN, now=time.time(), is_owner_dead=True)
+@settings(max_examples=150, deadline=None)
+@given(contract.recorded, contract.cuts)
+def test_a_batch_has_the_effect_of_its_changes_one_by_one(scratch, recorded, cuts):
+    contract.check_that_a_batch_has_the_effect_of_its_changes_one_by_one(scratch, recorded, cuts)
 
 
 class TestOpening:
@@ -565,19 +169,6 @@ class TestOpening:
         ]
         connection.close()
 
-    def test_an_older_database_on_a_server_is_upgraded_on_request_only(self, capsys):
-        url = server_url()
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
-        engine.dispose()
-        with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"python -m zenray\.metadata upgrade"):
-            ledger.list_runs()
-        assert main(["upgrade", url]) == 0
-        assert "up to date" in capsys.readouterr().out
-        with Ledger(url) as ledger:
-            assert ledger.list_runs() == ()
-
     def test_the_upgrade_command_tells_how_it_is_used(self, capsys):
         assert main([]) == 2
         assert "usage" in capsys.readouterr().err
@@ -624,12 +215,6 @@ class TestImports:
         self.run(f"import sys; {code}; assert 'alembic' not in sys.modules")
 
 
-def structure_of(inspector, table):
-    columns = [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)]
-    keys = inspector.get_pk_constraint(table), inspector.get_foreign_keys(table)
-    return columns, keys, sorted(map(repr, inspector.get_indexes(table)))
-
-
 class TestSchema:
     def scripts(self):
         config = Config()
@@ -651,7 +236,7 @@ class TestSchema:
             engine = create_engine(url)
             with engine.connect() as connection:
                 assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
-                structures.append([structure_of(inspect(connection), name) for name in schema.metadata.tables])
+                structures.append([contract.structure_of(inspect(connection), name) for name in schema.metadata.tables])
             engine.dispose()
         assert structures[0] == structures[1]
 
@@ -661,60 +246,6 @@ class TestSchema:
             assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=dialect))
         url = {"sqlite": "sqlite://", "mysql": "mysql+pymysql://", "postgresql": "postgresql+psycopg://"}[dialect.name]
         assert BatchWriter(Database(url), dialect)
-
-
-names = st.sampled_from(["a", "b"])
-numbers = st.integers(0, 2)
-digests = numbers.map(a_digest)
-changes = st.one_of(
-    st.builds(RunState, st.just(RUN), st.sampled_from(Status), numbers.map(float)),
-    st.builds(a_step, names, status=st.sampled_from(Status), position=numbers, parameters=st.just({"x": 1})),
-    st.builds(AttemptRecord, st.just(RUN), names, numbers, st.sampled_from(Status), log_bytes=numbers),
-    st.builds(an_artifact, numbers, store=st.sampled_from(["s", "t"]), created_at=numbers.map(float)),
-    st.builds(outputs_of, names, numbers),
-    st.builds(outputs_of, names),
-    st.builds(
-        lambda name, argument, digest: StepInputs(RUN, name, (StepInput(RUN, name, argument, 0, digest),)),
-        names,
-        names,
-        digests,
-    ),
-    st.builds(CodeRecord, digests, st.tuples(st.fixed_dictionaries({"line": numbers}))),
-    st.builds(an_entry, numbers, numbers, store=st.sampled_from(["s", "t"]), created_at=numbers.map(float)),
-)
-
-
-@pytest.fixture(scope="module")
-def scratch():
-    with Ledger("sqlite://") as ledger:
-        yield ledger
-
-
-def content_after(ledger, batches):
-    """Return all rows of all tables once these batches were written to an empty database."""
-    database = ledger.database
-    with database.transaction() as connection:
-        for table in reversed(schema.metadata.sorted_tables):
-            connection.execute(table.delete())
-        connection.execute(
-            insert(schema.runs), {c.name: None if c.nullable else 0 for c in schema.runs.c} | {"run_id": RUN}
-        )
-        writer = BatchWriter(database, connection.dialect)
-        for changes_of_batch in [[a_step("a"), a_step("b")], *batches]:
-            batch = Batch()
-            for change in changes_of_batch:
-                batch.add(change)
-            writer.write(connection, batch)
-    tables = schema.metadata.sorted_tables
-    return {t.name: sorted(map(repr, database.read(select(t)))) for t in tables}
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(changes, max_size=30), st.lists(st.integers(0, 30), max_size=4))
-def test_a_batch_has_the_effect_of_its_changes_one_by_one(scratch, recorded, cuts):
-    edges = [0, *sorted(cuts), len(recorded)]
-    batches = [recorded[start:end] for start, end in pairwise(edges)]
-    assert content_after(scratch, batches) == content_after(scratch, [[change] for change in recorded])
 
 
 def test_a_second_ledger_in_a_process_leaves_the_locks_of_the_first_alone(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ Runs in: driver.
 import shutil
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -19,34 +21,51 @@ from sqlalchemy.pool import NullPool
 
 from zenray.errors import MetadataError
 from zenray.metadata import migration
-from zenray.metadata.failures import is_disconnect, translate
+from zenray.metadata.failures import is_busy, is_transient, pauses, translate
 
+T = TypeVar("T")
+FIRST_S = 2.0  # how long a server that was never reached is tried: most likely its URL is wrong
+CONNECT_S = 5
+SILENCE_S = 20.0  # shorter than a run's lease
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 _EXAMPLES = (
     "'sqlite:////path/ledger.db', 'postgresql+psycopg://user@host/database' or 'mysql+pymysql://user@host/database'"
 )
+_QUOTING = "signs such as '@', '/', ':' and '%' in a user or password must be quoted ('%40' for '@'); "
 # SQLite: take the write lock at once, so that a transaction waits for its turn at its beginning, and never
 # fails half way because another process wrote in between.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
+_SECRET_WORDS = "pass", "secret", "token"  # in the names of a URL's options
+# libpq's settings and PyMySQL's: a dead network is noticed also by a connection that only waits.
+_LIBPQ = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
+_LIBPQ |= {"tcp_user_timeout": round(SILENCE_S * 1000)}
+_PYMYSQL = {"connect_timeout": CONNECT_S, "read_timeout": SILENCE_S, "write_timeout": SILENCE_S}
+_CONNECT_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _PYMYSQL}
 
 
 class Database:
     """A database by its SQLAlchemy URL; connects, and creates or upgrades its tables, on first use.
 
     ``sqlite://`` is a private database that is gone when this object is. Safe to use from many threads. A read
-    is a statement of its own; what must hold together goes through ``transaction``.
+    is a statement of its own; what must hold together goes through ``write``.
+
+    A server that was reached once may go away for ``retry_s``: reads and writes wait for it. One that was never
+    reached is an error within seconds, and a wrong password at once. SQLite waits ``busy_timeout_s`` for its lock.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0) -> None:
         self._url = _parse(url)
         self._busy_timeout_s = busy_timeout_s
+        self._retry_s = retry_s
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._local = threading.local()
         self._connections: list[tuple[threading.Thread, Connection]] = []
         if self._url.get_backend_name() == "sqlite":
             self._url = self._with_absolute_path(self._url)
-        self.name = self._url.render_as_string(hide_password=True)
+            self._retry_s = 0.0  # it waits by itself
+        self._secrets = _secrets(self._url)
+        self.name = _shown(self._url)
 
     @property
     def dialect(self) -> str:
@@ -54,22 +73,24 @@ class Database:
         return self._url.get_backend_name()
 
     def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """Return all rows of a query; a connection that was lost while idle is replaced once."""
-        try:
-            return self._execute(statement, parameters)
-        except SQLAlchemyError as exc:
-            self.release()
-            if not is_disconnect(exc):
-                raise self._error(exc, "read the metadata store") from exc
-        try:
-            return self._execute(statement, parameters)
-        except SQLAlchemyError as exc:
-            self.release()
-            raise self._error(exc, "read the metadata store") from exc
+        """Return all rows of a query."""
+        return self._persist(lambda: self._read(statement, parameters))
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` as one transaction and return what it does; an exception undoes all of it.
+
+        It may run more than once, also after a first commit whose confirmation was lost: it must not mind.
+        """
+
+        def attempt() -> T:
+            with self.transaction() as connection:
+                return work(connection)
+
+        return self._persist(attempt)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Run the block's writes as one; an exception undoes them all."""
+        """Run the block's writes as one, tried once; an exception undoes them all."""
         try:
             connection = self._connection()
             connection.exec_driver_sql(_BEGIN.get(self.dialect, "BEGIN"))
@@ -119,7 +140,7 @@ class Database:
     def upgrade(self) -> None:
         """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
         with self._lock:
-            self._open(is_upgrade_allowed=True)
+            self._open(is_upgrade_allowed=True, silence_s=None)
 
     def close(self) -> None:
         """Close this thread's connection and let go of the others; the next use opens new ones.
@@ -134,14 +155,32 @@ class Database:
             self._local = threading.local()
             self._engine = None
 
-    def _execute(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
-        return self._connection().execute(statement, parameters).all()
+    def _persist(self, work: Callable[[], T]) -> T:
+        """Do a piece of work, again and again where the reason that it failed may pass."""
+        began_at = time.monotonic()
+        for pause_s in pauses():
+            try:
+                return work()
+            except MetadataError as exc:
+                was_reached = self._engine is not None or is_busy(exc)
+                limit_s = self._retry_s if was_reached else min(FIRST_S, self._retry_s)
+                if not is_transient(exc) or time.monotonic() + pause_s > began_at + limit_s:
+                    raise
+            time.sleep(pause_s)
+        raise AssertionError("pauses() never ends")
+
+    def _read(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
+        try:
+            return self._connection().execute(statement, parameters).all()
+        except SQLAlchemyError as exc:
+            self.release()
+            raise self._error(exc, "read the metadata store") from exc
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             with self._lock:
-                engine = self._engine or self._open(is_upgrade_allowed=False)
+                engine = self._engine or self._open()
                 self._close_dead_threads()
                 connection = engine.connect()
                 self._connections.append((threading.current_thread(), connection))
@@ -154,8 +193,8 @@ class Database:
                 _close(connection)
         self._connections = [(t, c) for t, c in self._connections if t.is_alive()]
 
-    def _open(self, *, is_upgrade_allowed: bool) -> Engine:
-        engine = self._create_engine()
+    def _open(self, *, is_upgrade_allowed: bool = False, silence_s: float | None = SILENCE_S) -> Engine:
+        engine = self._create_engine(silence_s)
         try:
             migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
         except SQLAlchemyError as exc:
@@ -164,8 +203,12 @@ class Database:
         self._engine = engine
         return engine
 
-    def _create_engine(self) -> Engine:
-        arguments: dict[str, Any] = {}
+    def _create_engine(self, silence_s: float | None) -> Engine:
+        """Return an engine; its connections break where a server says nothing for ``silence_s``."""
+        driver = self._url.get_driver_name()
+        arguments: dict[str, Any] = dict(_CONNECT_ARGUMENTS.get(driver, {}))
+        if driver == "pymysql" and silence_s is None:
+            del arguments["read_timeout"]
         if self.dialect == "sqlite":
             arguments = {"timeout": self._busy_timeout_s, "check_same_thread": False}
         try:
@@ -173,7 +216,7 @@ class Database:
                 self._url,
                 poolclass=NullPool,
                 isolation_level="AUTOCOMMIT",
-                connect_args=arguments,
+                connect_args={k: v for k, v in arguments.items() if k not in self._url.query},
                 hide_parameters=True,
             )
         except ImportError as exc:
@@ -185,10 +228,17 @@ class Database:
             raise self._error(exc, "open the metadata store") from exc
         if self.dialect == "sqlite":
             event.listen(engine, "connect", _set_pragmas)
+        elif self.dialect in ("mysql", "mariadb"):
+            event.listen(engine, "connect", _set_isolation)
+        elif driver == "psycopg" and silence_s is not None:
+            from zenray.metadata.postgresql import connector  # psycopg is optional
+
+            connect = connector(silence_s)
+            event.listen(engine, "do_connect", lambda dialect, record, words, names: connect(*words, **names))
         return engine
 
     def _error(self, exc: SQLAlchemyError, what: str) -> MetadataError:
-        return translate(exc, what=what, url=self.name)
+        return translate(exc, what=what, url=self.name, secrets=self._secrets)
 
     def _with_absolute_path(self, url: URL) -> URL:
         """Return the URL independent of the working directory; without a path, that of a temporary file.
@@ -205,11 +255,32 @@ class Database:
 def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError as exc:
-        raise MetadataError(f"the metadata store's URL cannot be read; write it like {_EXAMPLES}") from exc
+    except (ArgumentError, ValueError):  # a ValueError repeats what it took for the port: it may be a password's end
+        raise MetadataError(f"the metadata store's URL cannot be read; {_QUOTING}write it like {_EXAMPLES}") from None
+    if "@" in (parsed.host or ""):
+        raise MetadataError(f"the metadata store's URL has more than one '@'; {_QUOTING}write it like {_EXAMPLES}")
     if parsed.get_backend_name() not in _DIALECTS:
         raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")
     return parsed
+
+
+def _secrets(url: URL) -> frozenset[str]:
+    """Return what must not be shown, as it is and as it may be written in a URL."""
+    values = [str(url.password or "")]
+    values += [str(v) for k, v in url.query.items() if any(word in k.lower() for word in _SECRET_WORDS)]
+    return frozenset(form for v in values if v for form in (v, quote(v), quote(v, safe=""), quote_plus(v)))
+
+
+def _shown(url: URL) -> str:
+    """Return a URL for people, without its secrets."""
+    hidden = {k: "***" for k in url.query if any(word in k.lower() for word in _SECRET_WORDS)}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _set_isolation(connection: Any, _: object) -> None:
+    """Let each statement see what others have committed, as on PostgreSQL; MySQL's default is the first read's view."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 def _set_pragmas(connection: Any, _: object) -> None:

@@ -3,6 +3,10 @@
 Runs in: driver.
 """
 
+import random
+import re
+from collections.abc import Collection, Iterator
+
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from zenray.errors import MetadataError
@@ -16,6 +20,8 @@ _FORBIDDEN = "check the permissions of the file and of its directory, or keep st
 _IO = "the disk or file system gave an error: check it (`dmesg`, `df`), then run again"
 _FULL = "free disk space, then run again"
 _SERVER = "check that the database server can be reached and lets this user in"
+_DENIED = "check user name, password and database in the URL of the metadata store, and what the server allows"
+_CROWDED = "end other clients, or raise the server's max_connections, then run again"
 _BUG = "this is a fault in ZenRay: please report it with this message"
 
 # SQLite's result codes by the beginning of their names (https://www.sqlite.org/rescode.html), and what to do.
@@ -32,16 +38,30 @@ _ADVICE = {
     "SQLITE_IOERR": _IO,
 }
 _TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_IOERR")
-# SQLSTATE classes: connection lost, transaction rolled back (deadlock, serialization), server shuts down.
-_TRANSIENT_SQLSTATE = ("08", "40", "57P")
-_TRANSIENT_MYSQL = (1205, 1213, 2002, 2003, 2006, 2013, 2055)  # lock wait, deadlock, server gone or not reached
+# SQLSTATE classes: connection lost, transaction rolled back (deadlock, serialization), too many connections,
+# server shuts down or starts.
+_TRANSIENT_SQLSTATE = ("08", "40", "53300", "57P")
+# Lock wait, deadlock, shutting down, killed, server gone or not reached.
+_TRANSIENT_MYSQL = (1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031)
+_CROWDED_MYSQL = (1040, 1203)
+_DENIED_MYSQL = (1044, 1045, 1049, 1698)
+# While it connects psycopg knows no SQLSTATE, only the server's words.
+_CONNECTING = "connection failed", "connection timeout"
+_CROWDED_WORDS = "too many clients", "too many connections", "connection slots"
+_STARTING_WORDS = "starting up", "shutting down", "in recovery mode", "not yet accepting connections"
+_PAUSE_MIN_S, _PAUSE_MAX_S = 0.05, 2.0
 
 
-def translate(exc: SQLAlchemyError, *, what: str, url: str) -> MetadataError:
-    """Return the error to raise: what could not be done, where (``url`` must not hold a password), what to do."""
+def translate(exc: SQLAlchemyError, *, what: str, url: str, secrets: Collection[str] = ()) -> MetadataError:
+    """Return the error to raise: what could not be done, where (``url`` must not hold a password), what to do.
+
+    ``secrets`` are masked in the driver's words, which may repeat what it was given.
+    """
     reason = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
     code = getattr(reason, "sqlite_errorname", "")
     text = str(reason).strip() or type(reason).__name__
+    for secret in secrets:
+        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return MetadataError(f"cannot {what}: {url!r} says {text!r}{f' ({code})' if code else ''}; {_advice(exc, code)}")
 
 
@@ -52,23 +72,56 @@ def is_transient(error: MetadataError) -> bool:
         return False
     reason = exc.orig
     sqlstate = getattr(reason, "sqlstate", None) or ""
-    code = reason.args[0] if reason is not None and reason.args else None
     return (
-        is_disconnect(exc)
+        exc.connection_invalidated
+        or is_busy(error)
         or getattr(reason, "sqlite_errorname", "").startswith(_TRANSIENT_SQLITE)
         or str(sqlstate).startswith(_TRANSIENT_SQLSTATE)
-        or code in _TRANSIENT_MYSQL
-        or "connection failed" in str(reason)  # psycopg gives no SQLSTATE where the server cannot be reached
+        or _number(exc) in _TRANSIENT_MYSQL
+        or (any(word in str(reason) for word in _CONNECTING) and not _is_answer(str(reason)))
     )
 
 
-def is_disconnect(exc: SQLAlchemyError) -> bool:
-    """Say whether the connection is gone, so that a new one may work."""
-    return isinstance(exc, DBAPIError) and exc.connection_invalidated
+def is_busy(error: MetadataError) -> bool:
+    """Say whether a server that is there lets nobody in for the moment: all connections taken, or it just starts."""
+    exc = error.__cause__
+    return isinstance(exc, DBAPIError) and (
+        _is_crowded(exc) or (_is_answer(str(exc.orig)) and any(word in str(exc.orig) for word in _STARTING_WORDS))
+    )
+
+
+def pauses() -> Iterator[float]:
+    """Give the seconds to wait before each further try: growing, and uneven, so that many clients come apart."""
+    pause_s = _PAUSE_MIN_S
+    while True:
+        yield pause_s * random.uniform(0.5, 1.0)
+        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+
+def _is_answer(text: str) -> bool:
+    """Say whether a connection was refused by a PostgreSQL server's own words, not by the network."""
+    return "FATAL:" in text
+
+
+def _is_crowded(exc: DBAPIError) -> bool:
+    if _number(exc) in _CROWDED_MYSQL or getattr(exc.orig, "sqlstate", None) == "53300":
+        return True
+    return _is_answer(str(exc.orig)) and any(word in str(exc.orig) for word in _CROWDED_WORDS)
+
+
+def _number(exc: DBAPIError) -> object:
+    """Return the number that MySQL's drivers put first."""
+    return exc.orig.args[0] if exc.orig is not None and exc.orig.args else None
 
 
 def _advice(exc: SQLAlchemyError, code: str) -> str:
     for begin, advice in _ADVICE.items():
         if code.startswith(begin):
             return advice
-    return _SERVER if isinstance(exc, DBAPIError) and not code and not isinstance(exc, IntegrityError) else _BUG
+    if code or not isinstance(exc, DBAPIError) or isinstance(exc, IntegrityError):
+        return _BUG
+    if _is_crowded(exc):
+        return _CROWDED
+    if getattr(exc.orig, "sqlstate", None) == "53100":
+        return _FULL
+    return _DENIED if _is_answer(str(exc.orig)) or _number(exc) in _DENIED_MYSQL else _SERVER

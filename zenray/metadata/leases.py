@@ -9,24 +9,25 @@ database is higher, and the write is refused, however late it comes.
 import time
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from zenray.errors import NotFoundError, RunLostError
 from zenray.metadata.database import Database
 from zenray.metadata.rows import to_json
-from zenray.metadata.schema import attempts, runs, step_runs
+from zenray.metadata.schema import attempts, claims, runs, step_runs
 from zenray.model import Status
 
-_UNFINISHED = (Status.WAITING.value, Status.RUNNING.value)
+UNFINISHED = (Status.WAITING.value, Status.RUNNING.value)
 _CURRENT = select(runs.c.fence, runs.c.owner, runs.c.lease_until, runs.c.status).with_for_update()
 
 
 def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_owner_dead: bool = False) -> int:
     """Become the owner of a run and return the new fence; see ``Ledger.acquire_lease``."""
-    with database.transaction() as connection:
+
+    def take(connection: Connection) -> int:
         row = _current(connection, run_id)
         left_s = (row.lease_until or 0.0) - time.time()
-        if row.status in _UNFINISHED and left_s > 0 and row.owner != owner and not is_owner_dead:
+        if row.status in UNFINISHED and left_s > 0 and row.owner != owner and not is_owner_dead:
             raise RunLostError(
                 f"run {run_id!r} is being worked on by {row.owner!r}, whose lease lasts {left_s:.0f} s more: "
                 "wait for it to end"
@@ -34,7 +35,9 @@ def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_own
         fence = int(row.fence) + 1
         values = {"fence": fence, "owner": owner, "lease_until": time.time() + ttl_s}
         connection.execute(update(runs).where(runs.c.run_id == run_id), values)
-    return fence
+        return fence
+
+    return database.write(take)
 
 
 def check(connection: Connection, run_id: str, fence: int) -> None:
@@ -51,7 +54,7 @@ def check(connection: Connection, run_id: str, fence: int) -> None:
 
 def renew(connection: Connection, run_id: str, *, ttl_s: float) -> None:
     """Move the end of the lease, inside a transaction that has checked the fence; a finished run has none."""
-    statement = update(runs).where(runs.c.run_id == run_id, runs.c.status.in_(_UNFINISHED))
+    statement = update(runs).where(runs.c.run_id == run_id, runs.c.status.in_(UNFINISHED))
     connection.execute(statement, {"lease_until": time.time() + ttl_s})
 
 
@@ -62,10 +65,11 @@ def end(connection: Connection, run_id: str, fence: int) -> None:
 
 def mark_lost(database: Database, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
     """Fail a run that nobody works on; see ``Ledger.mark_lost``."""
-    with database.transaction() as connection:
+
+    def fail(connection: Connection) -> bool:
         row = _current(connection, run_id)
         is_abandoned = is_owner_dead or (row.lease_until is not None and row.lease_until < now)
-        if row.status not in _UNFINISHED or not is_abandoned:
+        if row.status not in UNFINISHED or not is_abandoned:
             return False
         message = f"the process that worked on the run ({row.owner or 'unknown'}) ended without finishing it"
         error = to_json({"kind": "driver lost", "type": "RunLostError", "message": message, "traceback": ""})
@@ -83,7 +87,10 @@ def mark_lost(database: Database, run_id: str, *, now: float, is_owner_dead: boo
         connection.execute(
             update(attempts).where(attempts.c.run_id == run_id, attempts.c.status == Status.WAITING.value), failed
         )
-    return True
+        connection.execute(delete(claims).where(claims.c.run_id == run_id))
+        return True
+
+    return database.write(fail)
 
 
 def _current(connection: Connection, run_id: str) -> Any:

@@ -6,15 +6,28 @@ Runs in: driver.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
-from sqlalchemy import BindParameter, ColumnElement, Select, Table, bindparam, delete, func, or_, select, union
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    union,
+)
 
 from zenray.errors import MetadataError, NotFoundError, suggest
-from zenray.metadata import leases, rows
+from zenray.metadata import claims, leases, rows, schema
 from zenray.metadata.database import Database
 from zenray.metadata.records import (
     ArtifactRecord,
     AttemptRecord,
     CacheEntry,
+    Claim,
     PipelineRecord,
     RunRecord,
     RunState,
@@ -48,11 +61,12 @@ class Ledger:
     """The metadata store at a SQLAlchemy URL; opened, and where need be created, on first use.
 
     Safe to use from many threads and processes. Every method is one transaction. While a run goes on its step
-    runs are written by a ``LedgerWriter``. Raises MetadataError where the database cannot be used.
+    runs are written by a ``LedgerWriter``. Raises MetadataError where the database cannot be used; a server that
+    goes away while it is used is waited for, up to ``retry_s``.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 60.0) -> None:
-        self.database = Database(url, busy_timeout_s=busy_timeout_s)
+    def __init__(self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0) -> None:
+        self.database = Database(url, busy_timeout_s=busy_timeout_s, retry_s=retry_s)
 
     def __enter__(self) -> Self:
         return self
@@ -68,8 +82,17 @@ class Ledger:
 
     def create_run(self, run: RunRecord) -> None:
         """Record a new run; MetadataError where the id is taken."""
-        with self.database.transaction() as connection:
+        tries = 0
+
+        def create(connection: Connection) -> None:
+            nonlocal tries
+            tries += 1
+            mine = select(runs.c.run_id).where(runs.c.run_id == run.run_id, runs.c.started_at == run.started_at)
+            if tries > 1 and connection.execute(mine).first():
+                return  # the first try was committed, and only the answer was lost
             connection.execute(runs.insert(), rows.run_to_row(run))
+
+        self.database.write(create)
 
     def finish_run(
         self,
@@ -84,9 +107,12 @@ class Ledger:
         """Set how a run ended; RunLostError where ``fence`` is not the run's any more."""
         batch = rows.Batch()
         batch.add(RunState(run_id, status, ended_at=ended_at, error=error, outputs=outputs))
-        with self.database.transaction() as connection:
+
+        def finish(connection: Connection) -> None:
             leases.check(connection, run_id, fence)
             rows.BatchWriter(self.database, connection.dialect).write(connection, batch)
+
+        self.database.write(finish)
 
     def find_run(self, run_id: str) -> RunRecord:
         """Return a run by its id or the beginning of it; NotFoundError where that is no run, or several."""
@@ -121,9 +147,13 @@ class Ledger:
         return tuple(PipelineRecord(*row) for row in self.database.read(query.order_by(runs.c.pipeline)))
 
     def delete_run(self, run_id: str) -> None:
-        """Delete a run with its step runs and attempts; artifacts and cache entries stay. Idempotent."""
-        with self.database.transaction() as connection:
+        """Delete a run with its step runs, attempts and claims; artifacts and cache entries stay. Idempotent."""
+
+        def forget(connection: Connection) -> None:
             connection.execute(delete(runs).where(runs.c.run_id == run_id))
+            connection.execute(delete(schema.claims).where(schema.claims.c.run_id == run_id))
+
+        self.database.write(forget)
 
     # --- leases ---
 
@@ -137,9 +167,12 @@ class Ledger:
 
     def renew_lease(self, run_id: str, fence: int, *, ttl_s: float) -> None:
         """Let the lease last ``ttl_s`` from now; RunLostError where ``fence`` is not the run's any more."""
-        with self.database.transaction() as connection:
+
+        def renew(connection: Connection) -> None:
             leases.check(connection, run_id, fence)
             leases.renew(connection, run_id, ttl_s=ttl_s)
+
+        self.database.write(renew)
 
     def expired_runs(self, now: float) -> tuple[RunRecord, ...]:
         """Return the unfinished runs whose lease ended before ``now``, oldest first."""
@@ -154,6 +187,21 @@ class Ledger:
         finds its fence outdated. Returns False, and changes nothing, where the run is finished or still owned.
         """
         return leases.mark_lost(self.database, run_id, now=now, is_owner_dead=is_owner_dead)
+
+    # --- claims ---
+
+    def claim(self, keys: Mapping[str, str], *, store: str, run_id: str) -> dict[str, Claim]:
+        """Claim keys (each with the name of the step run that would compute it), and return who holds the others.
+
+        A key that is not in the result is ours, also where it was before. A claim ends with a ``ClaimEnd`` that the
+        run's writer commits, with ``release_claims``, and with its run; that of a run which is finished, deleted or
+        has lost its lease is taken over. One transaction for each 500 keys.
+        """
+        return claims.claim(self.database, keys, store=store, run_id=run_id)
+
+    def release_claims(self, run_id: str, keys: Collection[str] | None = None) -> None:
+        """Let a run's claims go, in all stores: all of them, or those of the given keys. Idempotent."""
+        claims.release(self.database, run_id, keys)
 
     # --- step runs ---
 
@@ -302,7 +350,8 @@ class Ledger:
         if store is not None:
             query = query.where(cache_entries.c.store == store)
         wanted_keys, wanted_digests = (None if x is None else set(x) for x in (keys, digests))
-        with self.database.transaction() as connection:
+
+        def forget(connection: Connection) -> int:
             doomed = [
                 {"_key": row.key, "_store": row.store}
                 for row in connection.execute(query)
@@ -312,7 +361,9 @@ class Ledger:
             if doomed:
                 is_doomed = cache_entries.c.key == bindparam("_key"), cache_entries.c.store == bindparam("_store")
                 connection.execute(delete(cache_entries).where(*is_doomed), doomed)
-        return len(doomed)
+            return len(doomed)
+
+        return self.database.write(forget)
 
     # --- what may be deleted ---
 
@@ -333,8 +384,9 @@ class Ledger:
 
         Delete the bytes of these, and of no others, afterwards: what a run has come to use meanwhile stays.
         """
-        deleted: set[str] = set()
-        with self.database.transaction() as connection:
+
+        def forget(connection: Connection) -> set[str]:
+            deleted: set[str] = set()
             cached = _of_entries(connection.execute(select(cache_entries.c.outputs)))
             for chunk in _chunks([digest for digest in digests if digest not in cached]):
                 mine = artifacts.c.digest.in_(chunk), artifacts.c.store == store
@@ -342,7 +394,9 @@ class Ledger:
                 free = [row.digest for row in found]
                 connection.execute(delete(artifacts).where(artifacts.c.digest.in_(free), artifacts.c.store == store))
                 deleted.update(free)
-        return deleted
+            return deleted
+
+        return self.database.write(forget)
 
     def _recent_run_ids(self) -> list[str]:
         query = select(runs.c.run_id).order_by(runs.c.started_at.desc()).limit(5)

@@ -166,6 +166,25 @@ class CacheEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """That a run is computing a key for a store, in its step run ``name``."""
+
+    key: str
+    store: str
+    run_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimEnd:
+    """Lets a run's claim go, together with what is committed with it; another run's claim stays."""
+
+    key: str
+    store: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineRecord:
     """A pipeline that has runs."""
 
@@ -174,4 +193,14 @@ class PipelineRecord:
     last_started_at: float
 
 
-Change = RunState | StepRunRecord | AttemptRecord | ArtifactRecord | StepInputs | StepOutputs | CodeRecord | CacheEntry
+Change = (
+    RunState
+    | StepRunRecord
+    | AttemptRecord
+    | ArtifactRecord
+    | StepInputs
+    | StepOutputs
+    | CodeRecord
+    | CacheEntry
+    | ClaimEnd
+)

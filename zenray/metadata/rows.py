@@ -17,6 +17,7 @@ from zenray.metadata.records import (
     AttemptRecord,
     CacheEntry,
     Change,
+    ClaimEnd,
     CodeRecord,
     RunRecord,
     RunState,
@@ -180,6 +181,8 @@ class Batch:
         self.inputs: dict[tuple[str, str], list[Values]] = {}
         self.outputs: dict[tuple[str, str], list[Values]] = {}
         self.entries: dict[tuple[str, str], Values] = {}
+        self.claim_ends: dict[tuple[str, str, str], Values] = {}
+        self.ended_runs: dict[str, Values] = {}  # their claims end with them
 
     def add(self, change: Change) -> None:
         """Take a change into the batch."""
@@ -213,6 +216,12 @@ class Batch:
                 }
             case CodeRecord():
                 self.codes.setdefault(change.digest, {"digest": change.digest, "parts": to_json(change.parts)})
+            case ClaimEnd():
+                self.claim_ends[change.key, change.store, change.run_id] = {
+                    "_key": change.key,
+                    "_store": change.store,
+                    "_run_id": change.run_id,
+                }
             case RunState():
                 self.states[change.run_id] = {
                     "_run_id": change.run_id,
@@ -221,6 +230,8 @@ class Batch:
                     "error": _to_json_or_null(change.error),
                     "outputs": _to_json_or_null(change.outputs),
                 }
+                if change.status.is_finished:
+                    self.ended_runs[change.run_id] = {"_run_id": change.run_id}
 
 
 class BatchWriter:
@@ -242,6 +253,10 @@ class BatchWriter:
         self._entries = prepare(database.upsert(schema.cache_entries))
         self._inputs = prepare(_delete_of_step(schema.step_inputs)), prepare(schema.step_inputs.insert())
         self._outputs = prepare(_delete_of_step(schema.step_outputs)), prepare(schema.step_outputs.insert())
+        of_run = schema.claims.c.run_id == bindparam("_run_id")
+        of_key = schema.claims.c.key == bindparam("_key"), schema.claims.c.store == bindparam("_store")
+        self._claim_ends = prepare(delete(schema.claims).where(*of_key, of_run))
+        self._ended_runs = prepare(delete(schema.claims).where(of_run))
 
     def write(self, connection: Connection, batch: Batch) -> None:
         """Write a batch inside the transaction that is open; a row comes after those it refers to."""
@@ -254,6 +269,9 @@ class BatchWriter:
         for (clear, insert), groups in ((self._inputs, batch.inputs), (self._outputs, batch.outputs)):
             clear.execute(connection, [{"_run_id": run_id, "_name": name} for run_id, name in groups])
             insert.execute(connection, [row for rows in groups.values() for row in rows])
+        # In the order of the keys, as they were claimed: two processes then never wait for each other.
+        self._claim_ends.execute(connection, [row for _, row in sorted(batch.claim_ends.items())])
+        self._ended_runs.execute(connection, batch.ended_runs.values())
 
 
 class _Prepared:
@@ -272,7 +290,8 @@ class _Prepared:
             connection.exec_driver_sql(self._sql, list(rows))
         else:
             pick = itemgetter(*self._names)
-            connection.exec_driver_sql(self._sql, [pick(row) for row in rows])
+            values = [pick(row) for row in rows]
+            connection.exec_driver_sql(self._sql, values if len(self._names) > 1 else [(value,) for value in values])
 
 
 def _delete_of_step(table: Table) -> Delete:

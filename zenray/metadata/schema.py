@@ -168,3 +168,14 @@ cache_entries = _table(
     Column("created_at", Double, nullable=False),
     Index("cache_entries_by_age", "created_at"),
 )
+
+# Who computes a key just now. No foreign key: a claim of a deleted run is simply nobody's.
+claims = _table(
+    "claims",
+    Column("key", _DIGEST, primary_key=True),
+    Column("store", _STORE, primary_key=True),
+    Column("run_id", _RUN_ID, nullable=False),
+    Column("name", _NAME, nullable=False),
+    Column("claimed_at", Double, nullable=False),
+    Index("claims_by_run", "run_id"),
+)

@@ -9,14 +9,13 @@ from typing import Self
 
 from zenray.errors import MetadataError, ZenRayError
 from zenray.metadata import leases
-from zenray.metadata.failures import is_transient
+from zenray.metadata.failures import is_transient, pauses
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import Change
 from zenray.metadata.rows import Batch, BatchWriter
 
 _PENDING_MAX = 100_000
 _BATCH_MAX = 2_000  # calls of record() in one transaction: other processes wait for it
-_BACKOFF_MAX_S = 2.0
 
 
 class LedgerWriter:
@@ -120,8 +119,7 @@ class LedgerWriter:
                 with self._changed:
                     self._committed += len(taken)
                     self._changed.notify_all()
-            with self._database.transaction() as connection:
-                leases.end(connection, self._run_id, self._fence)
+            self._database.write(lambda connection: leases.end(connection, self._run_id, self._fence))
         except ZenRayError as exc:
             self._fail(exc)
         except Exception as exc:  # noqa: BLE001 - a thread has no caller: it must surface at the next call
@@ -149,8 +147,7 @@ class LedgerWriter:
     def _commit(self, batch: Batch) -> None:
         """Write a batch in one transaction; again, at growing intervals, where the reason may pass."""
         give_up_at = time.monotonic() + self._retry_s
-        pause_s = 0.05
-        while True:
+        for pause_s in pauses():
             try:
                 self._write(batch)
                 return
@@ -158,7 +155,6 @@ class LedgerWriter:
                 if not is_transient(exc) or time.monotonic() + pause_s > give_up_at:
                     raise
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _BACKOFF_MAX_S)
 
     def _write(self, batch: Batch) -> None:
         now = time.monotonic()

@@ -31,6 +31,7 @@ def downgrade() -> None:
     op.drop_table("step_runs")
     op.drop_table("runs")
     op.drop_table("code")
+    op.drop_table("claims")
     op.drop_table("cache_entries")
     op.drop_table("artifacts")
 
@@ -172,3 +173,14 @@ def _create_cache() -> None:
         **_MYSQL,
     )
     op.create_index("cache_entries_by_age", "cache_entries", ["created_at"], unique=False)
+    op.create_table(
+        "claims",
+        sa.Column("key", sa.String(length=64), nullable=False),
+        sa.Column("store", sa.String(length=300), nullable=False),
+        sa.Column("run_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=200), nullable=False),
+        sa.Column("claimed_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("key", "store"),
+        **_MYSQL,
+    )
+    op.create_index("claims_by_run", "claims", ["run_id"], unique=False)

@@ -1,0 +1,115 @@
+"""The ledger on PostgreSQL and MariaDB: the same contract as on SQLite, and tables that match the migrations."""
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import create_engine, inspect, text
+
+from tests.database import contract
+from zenray.errors import MetadataError
+from zenray.metadata import schema
+from zenray.metadata.__main__ import main
+from zenray.metadata.ledger import Ledger
+
+
+@pytest.fixture
+def url(server_url):
+    return server_url
+
+
+@pytest.fixture
+def ledger(url):
+    with Ledger(url) as opened:
+        yield opened
+
+
+class TestRuns(contract.RunsContract):
+    pass
+
+
+class TestStepRuns(contract.StepRunsContract):
+    pass
+
+
+class TestArtifacts(contract.ArtifactsContract):
+    pass
+
+
+class TestCache(contract.CacheContract):
+    pass
+
+
+class TestLeases(contract.LeasesContract):
+    pass
+
+
+class TestClaims(contract.ClaimsContract):
+    pass
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(contract.recorded, contract.cuts)
+def test_a_batch_has_the_effect_of_its_changes_one_by_one(ledger, recorded, cuts):
+    contract.check_that_a_batch_has_the_effect_of_its_changes_one_by_one(ledger, recorded, cuts)
+
+
+def execute(url, *statements):
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def structures(url):
+    """Return how the tables are in a database, after checking that alembic would change nothing."""
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        options = {"version_table": schema.VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, schema.metadata) == []
+        found = [contract.structure_of(inspect(connection), name) for name in schema.metadata.tables]
+    engine.dispose()
+    return found
+
+
+VERSION_TABLE = f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
+
+
+def test_the_migrations_build_the_tables_of_the_schema(url):
+    with Ledger(url) as ledger:
+        ledger.list_runs()
+    created = structures(url)
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        schema.metadata.drop_all(connection)
+        connection.execute(text(f"DELETE FROM {schema.VERSION_TABLE}"))
+    engine.dispose()
+    assert main(["upgrade", url]) == 0
+    assert structures(url) == created
+
+
+def test_an_older_database_is_upgraded_on_request_only(url, capsys):
+    execute(url, VERSION_TABLE)
+    with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"python -m zenray\.metadata upgrade"):
+        ledger.list_runs()
+    assert main(["upgrade", url]) == 0
+    assert "up to date" in capsys.readouterr().out
+    with Ledger(url) as ledger:
+        assert ledger.list_runs() == ()
+
+
+def test_a_newer_database_is_refused_with_the_command_to_run(url):
+    with Ledger(url) as ledger:
+        ledger.create_run(contract.a_run())
+    execute(url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    for use in (Ledger(url).list_runs, lambda: Ledger(url).create_run(contract.a_run("next"))):
+        with pytest.raises(MetadataError, match=r"'9999'.*0001.*pip install --upgrade zenray"):
+            use()
+
+
+def test_tables_of_another_program_are_left_alone(url):
+    execute(url, "CREATE TABLE runs (id INTEGER)")
+    with pytest.raises(MetadataError, match="another program"):
+        Ledger(url).list_runs()
