@@ -11,7 +11,7 @@ import pickle
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -25,7 +25,8 @@ from zenray.futures import Artifact
 from zenray.graph import Graph
 from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
-from zenray.metadata.records import ArtifactRecord, CacheEntry, Change
+from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
+from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
 from zenray.step import Step
 from zenray.store import Store, log_name
@@ -34,16 +35,6 @@ LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
 CANCEL_GRACE_S = 1.0
-
-
-class CacheReader(Protocol):
-    """What the engine reads from the metadata store."""
-
-    def find_cache_entries(
-        self, keys: Sequence[str], *, store: str
-    ) -> Mapping[str, tuple[CacheEntry, tuple[Manifest, ...]]]:
-        """Return the entries of those keys that have one, each with its outputs' manifests."""
-        ...
 
 
 class Observer(Protocol):
@@ -72,10 +63,12 @@ class Coordinator:
         observer: Observer,
         log_root: str,
         use_cache: bool = True,
+        reap: Callable[[], object] = lambda: None,
     ) -> None:
         self.run_id = run_id
         self.steps: dict[str, StepState] = {}
-        self._reader, self._store = reader, store
+        self._store = store
+        self._lookup = Lookup(run_id, reader=reader, store=store, reap=reap)
         self._journal = Journal(run_id, writer, use_cache=use_cache)
         self._launcher, self._observer = launcher, observer
         self._log_root, self._use_cache = log_root, use_cache
@@ -85,7 +78,6 @@ class Coordinator:
         self._fingerprints: dict[Any, Fingerprint] = {}
         self._materializers: dict[str, Json] | None = None
         self._durations: dict[Any, float] = {}
-        self._in_flight_keys: dict[str, list[str]] = {}
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
         self._in_flight: Counter[Resources] = Counter()
         self._names: dict[str, int] = {}
@@ -158,6 +150,7 @@ class Coordinator:
         with self._condition:
             self._is_cancelled = True
             self._queues.clear()
+            self._lookup.forget()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
             deadline = time.monotonic() + CANCEL_GRACE_S
@@ -252,13 +245,22 @@ class Coordinator:
                 ready = []
             if ready:
                 self._look_up([self.steps[name] for name in ready])
+            if self._lookup.is_waiting and not self._is_cancelled:
+                self._act(self._lookup.poll())
             units = self._units_to_launch()
             if results or ready:
                 self._condition.notify_all()
-            if not results and not ready and not units and not self._launcher.is_blocking:
-                self._condition.wait(0.5)
+            if not results and not ready and not units:
+                self._sleep()
         for states, resources in units:
             self._launch(states, resources)
+
+    def _sleep(self) -> None:
+        """Wait for news; a blocking launcher has none, but another run may."""
+        if self._lookup.is_waiting:
+            self._condition.wait(POLL_S[0])
+        elif not self._launcher.is_blocking:
+            self._condition.wait(0.5)
 
     def _enqueue(self, state: StepState) -> None:
         self._queues[state.step.settings.resources].append(state)
@@ -275,23 +277,17 @@ class Coordinator:
                 state.key = self._key(state)
             except Exception as exc:  # noqa: BLE001 - foreign objects are encoded here; the step fails, not the engine
                 self._fail(state, Failure("output", type(exc).__name__, f"its cache key cannot be computed: {exc}"))
-        states = [s for s in states if s.key is not None]
-        wanted = {s.key.key: s for s in states if s.key and s.key.key and self._use_cache and s.step.settings.cache}
-        found = self._reader.find_cache_entries(list(wanted), store=self._store.uri) if wanted else {}
+        self._act(self._lookup.sort([s for s in states if s.key is not None], use_cache=self._use_cache))
         for state in states:
-            assert state.key is not None
-            key = state.key.key if state.key.key in wanted else ""
-            entry = found.get(key)
-            state.refusal = self._refusal(state, *entry) if entry is not None else ""
-            if entry is not None and not state.refusal:
-                state.source = (entry[0].run_id, entry[0].name)
-                self._commit(state, entry[1], is_cached=True)
-            elif key and key in self._in_flight_keys:
-                self._in_flight_keys[key].append(state.name)  # the same work is under way: wait for it
-            else:
-                if key:
-                    self._in_flight_keys[key] = []
-                self._enqueue(state)
+            if state.awaits:
+                self._observer.on_note(f"step {state.name!r} waits for run {state.awaits}, which computes the same")
+
+    def _act(self, found: Sorted) -> None:
+        for state, entry, manifests in found.hits:
+            state.source = (entry.run_id, entry.name)
+            self._commit(state, manifests, is_cached=True)
+        for state in found.to_run:
+            self._enqueue(state)
 
     def _key(self, state: StepState) -> cache.CacheKey:
         inputs = self._inputs(state)
@@ -322,19 +318,6 @@ class Coordinator:
 
     def _inputs(self, state: StepState) -> tuple[Manifest, ...]:
         return tuple(i.given or self.steps[i.producer].outputs[i.output_index] for i in state.inputs)
-
-    def _refusal(self, state: StepState, entry: CacheEntry, manifests: Sequence[Manifest]) -> str:
-        """Say why a cached result cannot be used; empty where it can."""
-        expiry_s = state.step.settings.cache_expiry_s
-        if expiry_s is not None and time.time() - entry.created_at > expiry_s:
-            return f"the cached result of run {entry.run_id} had expired"
-        names = [name for name, _ in entry.outputs]
-        if names != [o.name for o in state.step.outputs] or len(manifests) != len(names):
-            return f"the cached result of run {entry.run_id} is not all there"
-        missing = [m for m in manifests if not artifacts.exists(m, self._store)]
-        if missing:
-            return f"artifact {missing[0].digest[:12]} of run {entry.run_id} is no longer in the store"
-        return ""
 
     def _units_to_launch(self) -> list[tuple[list[StepState], Resources]]:
         """Group what is queued: calls of a step that proved to be tiny travel together."""
@@ -463,6 +446,7 @@ class Coordinator:
         if is_cached and state.inputs:
             changes.append(self._journal.inputs(state, self._inputs(state)))
         changes.append(self._journal.outputs(state, outputs))
+        changes += self._claim_end(state)
         key = state.key.key if state.key else ""
         if result is not None:
             self._journal.attempt(state, result, Status.SUCCEEDED)
@@ -470,19 +454,21 @@ class Coordinator:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))
                 changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
         self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
-        for name in self._in_flight_keys.pop(key, []) if key else []:
-            twin = self.steps[name]
+        for twin in self._lookup.end(key):
             twin.source = state.source or (self.run_id, state.name)
             self._commit(twin, outputs, is_cached=True)
 
     def _fail(self, state: StepState, failure: Failure) -> None:
         state.failure = failure
         skipped = self._graph.fail(state.name)
-        self._end(state, Status.FAILED)
+        self._end(state, Status.FAILED, self._claim_end(state))
         self._skip(skipped, state.name)
         key = state.key.key if state.key else ""
-        for name in self._in_flight_keys.pop(key, []) if key else []:
-            self._enqueue(self.steps[name])
+        for twin in self._lookup.end(key):
+            self._enqueue(twin)
+
+    def _claim_end(self, state: StepState) -> list[Change]:
+        return [ClaimEnd(state.key.key, self._store.uri, self.run_id)] if state.key and state.holds_claim else []
 
     def _skip(self, names: Sequence[str], cause: str) -> None:
         for name in names:

@@ -53,6 +53,8 @@ class StepState:
     cause: str = ""
     source: tuple[str, str] | None = None
     refusal: str = ""  # why the cached result that was found could not be used
+    awaits: str = ""  # the run that computes the same just now
+    holds_claim: bool = False  # on its key, which ends with what is committed for it
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""

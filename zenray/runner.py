@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Json, Status
+from zenray.recovery import mark_lost_runs
 from zenray.settings import home
 from zenray.stack import Stack
 from zenray.step import active_caller
@@ -97,6 +99,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
                 observer=observer,
                 log_root=_log_root(store),
                 use_cache=request.use_cache,
+                reap=partial(mark_lost_runs, ledger),
             )
             observer.on_start(run_id, request)
             _execute(request, coordinator, writer, observer)

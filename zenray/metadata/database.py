@@ -135,7 +135,7 @@ class Database:
 
     def check_driver(self) -> None:
         """Raise MetadataError where the driver for the URL is not installed; connects to nothing."""
-        self._create_engine()
+        self._create_engine(None)
 
     def upgrade(self) -> None:
         """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
