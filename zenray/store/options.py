@@ -37,6 +37,8 @@ class Target:
         return self.protocol in _S3
 
     def _open(self, uri: str) -> tuple[Any, str]:
+        if self.protocol in OBJECT_STORES and not urlsplit(self.uri).netloc:
+            raise ConfigError(f"artifact store {uri!r} names no bucket; write it as '{self.protocol}://BUCKET/PREFIX'")
         cls = self._file_system_class()
         options = self._translated(cls)
         try:
@@ -45,10 +47,6 @@ class Target:
             raise self._missing(exc) from exc
         except (TypeError, ValueError, KeyError) as exc:
             raise ConfigError(f"artifact store {self.uri!r}: its options are not accepted: {exc}") from exc
-        if self.protocol in OBJECT_STORES and not root.strip("/"):
-            raise ConfigError(
-                f"artifact store {self.uri!r} names no bucket; write it as '{self.protocol}://BUCKET/PREFIX'"
-            )
         if self.is_s3:
             fs.retries = 1  # ours are the retries: two loops inside each other would multiply
         return fs, root

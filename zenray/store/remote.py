@@ -144,6 +144,8 @@ class RemoteStore:
             return
         now = time.time()
         for path, info in found.items():
+            if info["type"] != "file":  # some servers list an empty folder for a while after its last file has gone
+                continue
             changed = next((info[k] for k in _CHANGED if info.get(k) is not None), now)
             age = changed.timestamp() if hasattr(changed, "timestamp") else changed
             name = path.removeprefix(self._root).lstrip("/")
