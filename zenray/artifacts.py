@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,15 @@ def save(
     Hashed once, as it is written. Idempotent: an equal value gives the same artifact, stored once.
     Raises MaterializerError where no materializer fits and StoreError where the store cannot take it.
     """
+    prepared = prepare(value, store, table=table, allow_pickle=allow_pickle, producer=producer)
+    prepared.publish()
+    return prepared.manifest
+
+
+def prepare(
+    value: Any, store: Store, *, table: Mapping[str, str], allow_pickle: bool = False, producer: str = ""
+) -> "Prepared":
+    """Serialise and hash a value as ``save`` does, on this machine only; nothing is in the store before ``publish``."""
     cls = type(value)
     path = find(cls, table)
     if path is None:
@@ -36,28 +46,27 @@ def save(
             raise MaterializerError(no_materializer(cls))
         path = PICKLE
     try:
-        return _save(value, store, path, producer)
+        return _prepare(value, store, path, producer)
     except MaterializerError:
         if not allow_pickle or path == PICKLE:
             raise
-        return _save(value, store, PICKLE, producer)  # a container of things that only pickle can take
+        return _prepare(value, store, PICKLE, producer)  # a container of things that only pickle can take
 
 
-def _save(value: Any, store: Store, path: str, producer: str) -> Manifest:
+def _prepare(value: Any, store: Store, path: str, producer: str) -> "Prepared":
     cls = type(value)
     materializer = load_materializer(path)
     writer = Writer(store)
     try:
         metadata = dict(materializer.save(value, writer) or {})
         files = writer.finish()
-    except ZenRayError:
-        raise
-    except Exception as exc:
+    except BaseException as exc:
+        writer.abort()
+        if isinstance(exc, ZenRayError) or not isinstance(exc, Exception):
+            raise
         raise MaterializerError(
             f"{path} cannot save a value of type {type_name(cls)!r}: {type(exc).__name__}: {exc}"
         ) from exc
-    finally:
-        writer.abort()
     name = type_name(cls)
     manifest = Manifest(
         type_name=name,
@@ -71,8 +80,29 @@ def _save(value: Any, store: Store, path: str, producer: str) -> Manifest:
         preview=_preview(materializer.preview, value),
         producer=producer,
     )
-    _put_manifest(manifest, store)
-    return manifest
+    return Prepared(manifest, store, writer.objects)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An artifact that is finished on this machine; ``publish``, or ``discard`` it."""
+
+    manifest: Manifest
+    store: Store
+    objects: tuple[ObjectWriter, ...]
+
+    def publish(self) -> None:
+        """Put the objects into the store, then the manifest; in any thread. Whatever happens, nothing remains here."""
+        try:
+            self.store.publish(self.objects)
+            _put_manifest(self.manifest, self.store)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not published."""
+        for writer in self.objects:
+            writer.abort()
 
 
 def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any:
@@ -135,7 +165,7 @@ def verify(manifest: Manifest, store: Store) -> None:
                     f"artifact {manifest.digest[:12]}: file {file.name!r} ({file.size_bytes} bytes) is missing or has "
                     f"another size in {store.uri}; running its step again writes it anew"
                 )
-            actual = digest_bytes(store.buffer(file.digest))
+            actual = store.stored_digest(file.digest)
         if actual != file.digest:
             raise CorruptedObjectError(
                 f"artifact {manifest.digest[:12]}: file {file.name!r} has digest {actual[:12]}, expected "
@@ -143,6 +173,38 @@ def verify(manifest: Manifest, store: Store) -> None:
             )
     if _identity(manifest) != manifest.digest:
         raise CorruptedObjectError(f"artifact {manifest.digest[:12]}: its manifest has changed since it was written")
+
+
+def copy(manifest: Manifest, source: Store, target: Store) -> int:
+    """Copy an artifact to another store and return how many bytes of objects that took; what is there is skipped.
+
+    Streams, and compares every digest on the way: a CorruptedObjectError leaves nothing in the target, and the
+    manifest comes last.
+    """
+    copied_bytes = 0
+    for file in manifest.files:
+        if file.data is None and not target.has(file.digest, file.size_bytes):
+            _copy_object(file, source, target)
+            copied_bytes += file.size_bytes
+    _put_manifest(manifest, target)
+    return copied_bytes
+
+
+def _copy_object(file: StoredFile, source: Store, target: Store) -> None:
+    writer = target.create()
+    try:
+        with source.open(file.digest) as bytes_:
+            while chunk := bytes_.read(4 << 20):
+                writer.write(chunk)
+        digest, size_bytes = writer.finish()
+        if digest != file.digest:
+            raise CorruptedObjectError(
+                f"object {file.digest[:12]} in {source.uri} has changed since it was written ({size_bytes} bytes with "
+                f"digest {digest[:12]}) and is not copied; run its step again"
+            )
+        target.publish([writer])
+    finally:
+        writer.abort()
 
 
 def read_manifest(digest: str, store: Store) -> Manifest | None:
@@ -180,9 +242,8 @@ or opt in to pickle for this step, which ties the artifact to this code and thes
 
 
 def _put_manifest(manifest: Manifest, store: Store) -> None:
-    name = manifest_name(manifest.digest)
-    if not store.touch(name):
-        store.put_named(name, json.dumps(manifest.to_json(), separators=(",", ":")).encode())
+    data = json.dumps(manifest.to_json(), separators=(",", ":")).encode()
+    store.create_named(manifest_name(manifest.digest), data)
 
 
 def _preview(preview: Any, value: Any) -> Mapping[str, Json]:
@@ -201,6 +262,11 @@ class Writer:
         self._store = store
         self._files: dict[str, StoredFile] = {}
         self._opened: list[_FileWriter] = []
+
+    @property
+    def objects(self) -> tuple[ObjectWriter, ...]:
+        """The finished objects, to be published."""
+        return tuple(f.object for f in self._opened if f.object is not None)
 
     def open(self, name: str) -> IO[bytes]:
         """Open a new file; it counts when it is closed."""
@@ -236,7 +302,7 @@ class Writer:
         return tuple(self._files[name] for name in sorted(self._files))
 
     def abort(self) -> None:
-        """Discard what was not closed."""
+        """Discard everything."""
         for file in self._opened:
             file.abort()
 
@@ -261,7 +327,7 @@ class _FileWriter(io.RawIOBase):
         self._store = store
         self._files = files
         self._small = bytearray()
-        self._object: ObjectWriter | None = None
+        self.object: ObjectWriter | None = None
         self._is_aborted = False
 
     def writable(self) -> bool:
@@ -271,13 +337,13 @@ class _FileWriter(io.RawIOBase):
         view = memoryview(data).cast("B")
         if self._is_aborted:
             return len(view)
-        if self._object is None and len(self._small) + len(view) <= INLINE_BYTES:
+        if self.object is None and len(self._small) + len(view) <= INLINE_BYTES:
             self._small += view
             return len(view)
-        if self._object is None:
-            self._object = self._store.create()
-            self._object.write(bytes(self._small))
-        return self._object.write(view)
+        if self.object is None:
+            self.object = self._store.create()
+            self.object.write(bytes(self._small))
+        return self.object.write(view)
 
     def close(self) -> None:
         if self.closed:
@@ -285,18 +351,17 @@ class _FileWriter(io.RawIOBase):
         super().close()
         if self._is_aborted:
             return
-        if self._object is None:
+        if self.object is None:
             data = bytes(self._small)
             self._files[self.name] = StoredFile(self.name, len(data), digest_bytes(data), data)
         else:
-            digest, size_bytes = self._object.commit()
+            digest, size_bytes = self.object.finish()
             self._files[self.name] = StoredFile(self.name, size_bytes, digest)
 
     def abort(self) -> None:
-        if not self.closed:
-            self._is_aborted = True
-            if self._object is not None:
-                self._object.abort()
+        self._is_aborted = self._is_aborted or not self.closed
+        if self.object is not None:
+            self.object.abort()
 
 
 class Reader:

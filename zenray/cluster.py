@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from zenray.materializer import main_module_name, registry, use_table
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store, open_store
-from zenray.worker import SLOW_UNIT_S, describe_failure, run_step
+from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
 
 
 class RayLauncher:
@@ -220,15 +219,15 @@ class Workplace:
     def run(self, calls: Sequence[StepCall]) -> list[AttemptResult]:
         """Run calls one after another; when they turn out slow, give the rest back for other workers."""
         until = time.monotonic() + SLOW_UNIT_S
-        results: list[AttemptResult] = []
+        attempts: list[Attempt] = []
         for call in calls:
-            if results and time.monotonic() > until:
-                results.append(AttemptResult(call.step_run_id, call.attempt, is_started=False))
+            if attempts and time.monotonic() > until:
+                attempts.append(Attempt(AttemptResult(call.step_run_id, call.attempt, is_started=False), []))
             else:
-                results.append(self._run_one(call))
-        return results
+                attempts.append(self._begin_one(call))
+        return [attempt.result() for attempt in attempts]
 
-    def _run_one(self, call: StepCall) -> AttemptResult:
+    def _begin_one(self, call: StepCall) -> Attempt:
         if not call.has_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all devices visible to a task that asked for none
         key = call.code, call.code_digest
@@ -238,12 +237,13 @@ class Workplace:
         except BaseException as exc:  # noqa: BLE001 - importing the user's modules can raise anything
             failure = describe_failure(exc)
             now = time.time()
-            return AttemptResult(
+            failed = AttemptResult(
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
+            return Attempt(failed, [])
         function, doubt = self._functions[key]
-        result = run_step(call, function, self._store, worker=self._name)
-        return replace(result, is_cacheable=False, notes=(*result.notes, doubt)) if doubt else result
+        attempt = begin_step(call, function, self._store, worker=self._name)
+        return attempt.doubted(doubt) if doubt else attempt
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""

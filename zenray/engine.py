@@ -402,7 +402,7 @@ class Coordinator:
             state.started_at = result.started_at
         if result.failure is None:
             if result.ended_at:
-                seconds = result.ended_at - result.started_at
+                seconds = result.ended_at - result.started_at - result.write_s  # other calls use that time
                 known = self._durations.get(state.step.function, seconds)
                 self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
             self._commit(state, result.outputs, result=result)

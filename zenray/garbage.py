@@ -12,6 +12,7 @@ A store belongs to one ledger: artifacts that only another ledger knows are kept
 """
 
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from zenray.artifacts import read_manifest
 from zenray.errors import CorruptedObjectError
 from zenray.metadata.records import RunRecord
 from zenray.model import Manifest, Status
+from zenray.settings import home
 from zenray.store import Store, manifest_name
 from zenray.views import Books
 
@@ -140,6 +142,9 @@ class _Collection:
         return self._ledger.delete_cache_entries(digests=freed, before=self._horizon, store=self._store.uri)
 
     def _delete_logs(self, run_ids: Collection[str]) -> int:
+        if self._store.local_path("") is None and not self._is_dry:
+            for run_id in run_ids:  # what was written here before it went to the store
+                shutil.rmtree(home() / "logs" / run_id, ignore_errors=True)
         return sum(self._delete(found) for run_id in run_ids for found in list(self._store.names(f"logs/{run_id}")))
 
     # -- artifacts and objects -------------------------------------------------------------------------------------

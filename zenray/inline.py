@@ -11,7 +11,7 @@ from zenray.launcher import Done
 from zenray.model import CodeRef, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store
-from zenray.worker import run_step
+from zenray.worker import begin_step
 
 
 class InlineLauncher:
@@ -39,9 +39,10 @@ class InlineLauncher:
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
         """Run the calls now, in this thread; Ctrl-C passes through."""
         worker = f"inline:{os.getpid()}"
-        results = [
-            run_step(c, self._functions[c.code.qualname], self._store, worker=worker, is_tee=True) for c in calls
+        attempts = [
+            begin_step(c, self._functions[c.code.qualname], self._store, worker=worker, is_tee=True) for c in calls
         ]
+        results = [attempt.result() for attempt in attempts]
         on_done(results)
         if any(r.failure is not None and r.failure.kind == "cancelled" for r in results):
             raise KeyboardInterrupt

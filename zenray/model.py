@@ -218,8 +218,8 @@ class Failure:
 class AttemptResult:
     """What a worker returns for one attempt: manifests of all outputs, or a failure, and what was observed.
 
-    Times are seconds since the epoch. ``notes`` are warnings for the user; ``is_cacheable`` is False where
-    the worker saw a reason not to trust the key.
+    Times are seconds since the epoch; the last ``write_s`` seconds went into waiting for a remote store. ``notes``
+    are warnings for the user; ``is_cacheable`` is False where the worker saw a reason not to trust the key.
     """
 
     step_run_id: str
@@ -228,6 +228,7 @@ class AttemptResult:
     failure: Failure | None = None
     started_at: float = 0.0
     ended_at: float = 0.0
+    write_s: float = 0.0
     worker: str = ""
     log_uri: str = ""
     log_bytes: int = 0

@@ -24,7 +24,7 @@ from zenray.errors import MaterializerError, StoreError
 from zenray.hashing import digest_bytes
 from zenray.materializer import Materializer, find, load_class, load_materializer, registry, type_name
 from zenray.model import Json
-from zenray.store import Store, manifest_name, object_name
+from zenray.store import Store, manifest_name, object_name, open_store
 
 MAX_PREVIEW_BYTES = 8 * 1024
 
@@ -148,14 +148,18 @@ class StoreContract:
         """Open the store that is tested, empty at the beginning of each test."""
         raise NotImplementedError
 
-    def test_an_object_appears_under_the_digest_of_its_bytes_when_it_is_committed(self) -> None:
-        writer = self.store().create()
+    def test_an_object_appears_under_the_digest_of_its_bytes_when_it_is_published(self) -> None:
+        store = self.store()
+        writer = store.create()
         writer.write(b"first ")
         writer.write(memoryview(bytearray(b"second")))
-        assert not list(self.store().names("objects"))
-        digest, size_bytes = writer.commit()
+        digest, size_bytes = writer.finish()
+        assert not list(store.names("objects"))
+        store.publish([writer])
+        writer.abort()
         assert (digest, size_bytes) == (digest_bytes(b"first second"), 12)
         assert self.store().has(digest, 12)
+        assert self.store().stored_digest(digest) == digest
         assert bytes(self.store().buffer(digest)) == b"first second"
         with self.store().open(digest) as file:
             assert file.seek(6) == 6
@@ -197,12 +201,25 @@ class StoreContract:
         name = manifest_name(digest_bytes(b"name"))
         assert self.store().get_named(name) is None
         assert not self.store().has_named(name)
-        assert not self.store().touch(name)
         for data in (b"first", b"", b"second"):
             self.store().put_named(name, data)
             assert self.store().get_named(name) == data
         assert self.store().has_named(name)
-        assert self.store().touch(name)
+
+    def test_a_named_file_that_is_there_is_kept_by_one_that_is_only_created(self) -> None:
+        name = manifest_name(digest_bytes(b"created"))
+        assert self.store().create_named(name, b"first")
+        assert not self.store().create_named(name, b"second")
+        assert self.store().get_named(name) == b"first"
+
+    def test_of_many_that_create_a_named_file_at_once_its_content_is_whole(self) -> None:
+        name = manifest_name(digest_bytes(b"raced"))
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda n: self.store().create_named(name, bytes([n]) * 2_000), range(4)))
+        data = self.store().get_named(name)
+        assert data is not None
+        assert len(data) == 2_000
+        assert len(set(data)) == 1
 
     def test_a_local_file_is_copied_in(self) -> None:
         with tempfile.NamedTemporaryFile() as file:
@@ -242,6 +259,18 @@ class StoreContract:
         assert found == manifest
         assert artifacts.exists(manifest, self.store())
         artifacts.verify(manifest, self.store())
+        assert artifacts.load(manifest, self.store()) == value
+
+    def test_an_artifact_is_copied_to_another_store_once(self) -> None:
+        value = {"rows": list(range(5_000)), "blob": bytes(20_000)}
+        with tempfile.TemporaryDirectory() as folder:
+            elsewhere = open_store(folder)
+            manifest = artifacts.save(value, elsewhere, table=registry.table())
+            assert artifacts.copy(manifest, elsewhere, self.store()) > 0
+            assert artifacts.copy(manifest, elsewhere, self.store()) == 0
+            back = open_store(f"{folder}/back")
+            assert artifacts.copy(manifest, self.store(), back) > 0
+            artifacts.verify(manifest, back)
         assert artifacts.load(manifest, self.store()) == value
 
     def _put(self, data: bytes) -> tuple[str, int]:

@@ -40,6 +40,15 @@ class Books:
 
         return open_store(self.stack.artifact_store, self.stack.artifact_store_options)
 
+    def log(self, log_uri: str) -> bytes | None:
+        """Return a recorded log, from the store or from this machine's disk; None where it is in neither."""
+        if not log_uri:
+            return None
+        name = log_uri.removeprefix(f"{self.store.uri}/")
+        if self.store.local_path("") is None and name != log_uri:
+            return self.store.get_named(name)
+        return Path(log_uri).read_bytes() if Path(log_uri).is_file() else None
+
 
 class StepRun:
     """One step run as recorded."""
@@ -90,9 +99,8 @@ class StepRun:
     @property
     def logs(self) -> str:
         """What the attempts printed, one after another."""
-        return "".join(
-            Path(a.log_uri).read_text(errors="replace") for a in self.attempts if a.log_uri and Path(a.log_uri).exists()
-        )
+        found = (self._books.log(a.log_uri) for a in self.attempts)
+        return "".join(data.decode(errors="replace") for data in found if data)
 
     def __repr__(self) -> str:
         return f"<step run {self.name}: {self.status}>"

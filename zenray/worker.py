@@ -16,7 +16,9 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +30,22 @@ from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
-from zenray.store import Store
+from zenray.store import Store, log_name
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
+WRITES_AT_ONCE = 16  # artifacts and logs on their way to a remote store, for one process
 
 
-def run_step(
+def begin_step(
     call: StepCall, function: Callable[..., Any], store: Store, *, worker: str, is_tee: bool = False
-) -> AttemptResult:
-    """Run one attempt. Never raises for what the step does: a failure is part of the result."""
+) -> "Attempt":
+    """Run one attempt up to its writes, which go on for a remote store while the next call of the unit runs.
+
+    Never raises for what the step does: a failure is part of the result.
+    """
     started_at = time.time()
     outputs: tuple[Manifest, ...] = ()
+    writes: list[Callable[[], Any]] = []
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
     is_over = False
@@ -46,7 +53,9 @@ def run_step(
     try:
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
-                outputs = _run(call, function, store)
+                prepared = _run(call, function, store)
+                outputs = tuple(p.manifest for p in prepared)
+                writes = [_begin(p.publish, store) for p in prepared]
             except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
                 failure = describe_failure(exc)
                 if failure.kind != "cancelled":
@@ -57,10 +66,10 @@ def run_step(
         if not is_over and failure is None:
             failure = describe_failure(StoreError(notes[0]))
     size = log.stat().st_size if log.exists() else 0
-    return AttemptResult(
+    result = AttemptResult(
         step_run_id=call.step_run_id,
         attempt=call.attempt,
-        outputs=outputs,
+        outputs=outputs if failure is None else (),
         failure=failure,
         started_at=started_at,
         ended_at=time.time(),
@@ -69,9 +78,67 @@ def run_step(
         log_bytes=size,
         notes=notes,
     )
+    return Attempt(result, writes, _begin_log(call, log, store) if size else None)
 
 
-def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Manifest, ...]:
+class Attempt:
+    """An attempt whose function has returned, and whose writes may still be on their way to the store."""
+
+    def __init__(
+        self, result: AttemptResult, writes: list[Callable[[], Any]], log: Callable[[], str] | None = None
+    ) -> None:
+        self._result, self._writes, self._log = result, writes, log
+
+    def doubted(self, doubt: str) -> "Attempt":
+        """Return the attempt with a reason not to keep its result in the cache."""
+        result = replace(self._result, is_cacheable=False, notes=(*self._result.notes, doubt))
+        return Attempt(result, self._writes, self._log)
+
+    def result(self) -> AttemptResult:
+        """Wait until everything is in the store; a write that failed fails the attempt, a log's is only noted."""
+        result = self._result
+        for wait in self._writes:
+            try:
+                wait()
+            except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
+                result = replace(result, outputs=(), failure=result.failure or describe_failure(exc))
+        if self._log is not None:
+            try:
+                result = replace(result, log_uri=self._log())
+            except StoreError as exc:
+                result = replace(result, notes=(*result.notes, f"its log stays at {result.log_uri!r}: {exc}"))
+        write_s = time.time() - result.ended_at if self._writes else 0.0
+        return replace(result, ended_at=result.ended_at + write_s, write_s=write_s)
+
+
+def _begin(task: Callable[[], Any], store: Store) -> Callable[[], Any]:
+    """Begin a write and return what waits for it; one to the local disk is done at once."""
+    if store.local_path("") is None:
+        return _threads().submit(task).result
+    done = task()
+    return lambda: done
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(WRITES_AT_ONCE, thread_name_prefix="zenray-writes")
+
+
+def _begin_log(call: StepCall, log: Path, store: Store) -> Callable[[], str] | None:
+    """Send a finished log to a remote store, where every machine can read it; on a local one it lies already."""
+    if store.local_path("") is not None:
+        return None
+    run_id, _, step = call.step_run_id.partition("/")
+    name = log_name(run_id, step, call.attempt)
+
+    def upload() -> str:
+        store.put_file(name, log)
+        return f"{store.uri}/{name}"
+
+    return _begin(upload, store)
+
+
+def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[artifacts.Prepared]:
     args, kwargs = pickle.loads(call.arguments)
     values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
     files: list[File | Folder] = []
@@ -84,10 +151,19 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Ma
     for file in files:
         if not file.is_unchanged():
             raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
-    return tuple(
-        artifacts.save(value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id)
-        for value in _outputs(call.name, function, result)
-    )
+    prepared: list[artifacts.Prepared] = []
+    try:
+        for value in _outputs(call.name, function, result):
+            prepared.append(
+                artifacts.prepare(
+                    value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id
+                )
+            )
+    except BaseException:
+        for done in prepared:
+            done.discard()
+        raise
+    return prepared
 
 
 _declared = functools.lru_cache(maxsize=None)(outputs_of)  # the annotations do not travel: not all of them pickle

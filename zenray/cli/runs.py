@@ -6,7 +6,6 @@ Runs in: driver.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -121,37 +120,32 @@ def logs(run: RunArgument, step: StepArgument = None, stack: StackOption = None)
         attempts[attempt.name].append(attempt)
     is_empty = True
     for name in names:
-        for number, path in _log_paths(books, record.run_id, name, attempts[name]):
+        for number, data in _logs(books, record.run_id, name, attempts[name]):
             is_empty = False
             if len(names) > 1 or number > 1:
                 typer.echo(f"== {name}" + (f" (attempt {number})" if number > 1 else ""))
-            _print_file(path)
+            _print(data.decode(errors="replace"))
     if is_empty:
         typer.echo(f"nothing was printed by {'step ' + step if step else 'the steps'} of run {record.run_id}", err=True)
 
 
-def _log_paths(books: "Books", run_id: str, name: str, attempts: "list[AttemptRecord]") -> Iterator[tuple[int, Path]]:
+def _logs(books: "Books", run_id: str, name: str, attempts: "list[AttemptRecord]") -> Iterator[tuple[int, bytes]]:
     """Give the logs of a step run's attempts, in order, also of one that goes on: it is recorded when it ends."""
     from zenray.settings import home
     from zenray.store import log_name
 
     for attempt in attempts:
-        if attempt.log_uri and Path(attempt.log_uri).is_file():
-            yield attempt.number, Path(attempt.log_uri)
+        data = books.log(attempt.log_uri)
+        if data:
+            yield attempt.number, data
     number = max((a.number for a in attempts), default=0) + 1
     path = (books.store.local_path("") or home()) / log_name(run_id, name, number)
     if path.is_file():
-        yield number, path
+        yield number, path.read_bytes()
 
 
-def _print_file(path: Path) -> None:
-    with path.open(errors="replace") as file:
-        last = "\n"
-        for line in file:
-            typer.echo(line, nl=False)
-            last = line
-        if not last.endswith("\n"):
-            typer.echo()
+def _print(text: str) -> None:
+    typer.echo(text, nl=not text.endswith("\n"))
 
 
 @app.command()

@@ -8,15 +8,15 @@ import io
 import mmap
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from blake3 import blake3
 
 from zenray.errors import StoreError
-from zenray.store import object_name
+from zenray.store import ObjectWriter, object_name
 
 _CHUNK_BYTES = 1 << 20
 
@@ -31,6 +31,11 @@ class LocalStore:
     def create(self) -> "LocalObjectWriter":
         """Begin a new object in ``tmp/``."""
         return LocalObjectWriter(self)
+
+    def publish(self, writers: Sequence[ObjectWriter]) -> None:
+        """Rename finished objects into place."""
+        for writer in writers:
+            cast(LocalObjectWriter, writer).publish()
 
     def has(self, digest: str, size_bytes: int) -> bool:
         """Compare the file's size too: a crash of the machine can leave a short file."""
@@ -53,6 +58,21 @@ class LocalStore:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
+    def stored_digest(self, digest: str) -> str:
+        """Hash the object's file."""
+        with _translating("read", self.uri), self.open(digest) as file:
+            hasher = blake3(max_threads=blake3.AUTO)
+            while chunk := file.read(4 * _CHUNK_BYTES):
+                hasher.update(chunk)
+            return hasher.hexdigest()
+
+    def create_named(self, name: str, data: bytes) -> bool:
+        """Write a file, or make the one that is there young again, which garbage collection spares."""
+        if self.touch(name):
+            return False
+        self.put_named(name, data)
+        return True
+
     def put_named(self, name: str, data: bytes) -> None:
         """Write to ``tmp/`` and rename."""
         with _translating("write to", self.uri):
@@ -60,7 +80,7 @@ class LocalStore:
             try:
                 with open(temporary, "wb", buffering=0) as file:
                     _write_all(file, memoryview(data))
-                self.publish(temporary, name)
+                self.move_in(temporary, name)
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
@@ -94,7 +114,7 @@ class LocalStore:
             with open(temporary, "wb") as target:
                 while chunk := source.read(_CHUNK_BYTES):
                     target.write(chunk)
-            self.publish(temporary, name)
+            self.move_in(temporary, name)
 
     def local_path(self, name: str) -> Path:
         """Return the path below the root."""
@@ -124,7 +144,7 @@ class LocalStore:
                 os.makedirs(folder, mode=0o700, exist_ok=True)
         return path
 
-    def publish(self, temporary: str, name: str) -> None:
+    def move_in(self, temporary: str, name: str) -> None:
         """Rename a finished temporary file to its name, making the folder where needed."""
         target = self._path(name)
         try:
@@ -148,6 +168,7 @@ class LocalObjectWriter:
         self._hasher = blake3(max_threads=blake3.AUTO)
         self._size_bytes = 0
         self._is_whole = True
+        self._digest = ""
 
     def write(self, data: Any) -> int:
         """Append bytes; large pieces are hashed on all cores."""
@@ -160,20 +181,31 @@ class LocalObjectWriter:
         self._is_whole = True
         return len(view)
 
-    def commit(self) -> tuple[str, int]:
-        """Rename to the digest; an equal object already there is kept and marked as used now."""
+    def finish(self) -> tuple[str, int]:
+        """Close the file; it stays in ``tmp/`` until it is published."""
         if not self._is_whole:
             self.abort()
             raise StoreError(f"an object of {self._store.uri} was not written whole, and is discarded")
-        digest = self._hasher.hexdigest()
+        self._digest = self._hasher.hexdigest()
         with _translating("write to", self._store.uri):
             os.fchmod(self._file.fileno(), 0o444)  # a stored object is never changed, not by accident either
             self._file.close()
+        return self._digest, self._size_bytes
+
+    def publish(self) -> None:
+        """Rename to the digest; an equal object already there is kept and marked as used now."""
+        digest = self._digest
+        with _translating("write to", self._store.uri):
             if self._store.has(digest, self._size_bytes) and self._store.touch(object_name(digest)):
                 os.unlink(self._temporary)
             else:
-                self._store.publish(self._temporary, object_name(digest))
-        return digest, self._size_bytes
+                self._store.move_in(self._temporary, object_name(digest))
+
+    def commit(self) -> tuple[str, int]:
+        """Finish and publish."""
+        found = self.finish()
+        self.publish()
+        return found
 
     def abort(self) -> None:
         """Remove the temporary file."""

@@ -1,0 +1,212 @@
+"""What went wrong between us and an object store: told apart, tried again where it passes, said in our words.
+
+Runs in: anywhere.
+
+Every client library has its own exceptions, and none is imported here: a fault is told by the HTTP status and error
+code it carries, by ``errno``, and by the names of its classes.
+"""
+
+import errno
+import random
+import socket
+import time
+from collections.abc import Callable, Collection, Iterator
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from zenray.errors import StoreError
+
+RETRY_S = 60.0  # how long a call is tried again, counted from its first failure
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 8.0
+
+T = TypeVar("T")
+
+
+class Fault(StrEnum):
+    """What kind of fault it is; only a passing one is worth another try."""
+
+    PASSING = "passing"
+    MISSING = "missing"
+    EXISTS = "exists"
+    DENIED = "denied"
+    NO_BUCKET = "no bucket"
+    NO_HOST = "no host"
+    OTHER = "other"
+
+
+_CODES = {
+    "NoSuchBucket": Fault.NO_BUCKET,
+    "InvalidBucketName": Fault.NO_BUCKET,
+    "ContainerNotFound": Fault.NO_BUCKET,
+    "PreconditionFailed": Fault.EXISTS,  # s3fs makes FileExistsError of it only for some servers' wording
+    "ConditionalRequestConflict": Fault.PASSING,
+    "InvalidAccessKeyId": Fault.DENIED,
+    "SignatureDoesNotMatch": Fault.DENIED,
+    "AccessDenied": Fault.DENIED,
+    "ExpiredToken": Fault.DENIED,
+    "InvalidToken": Fault.DENIED,
+    "RequestTimeTooSkewed": Fault.DENIED,
+    "BadDigest": Fault.PASSING,  # changed on the way
+    "XAmzContentSHA256Mismatch": Fault.PASSING,
+    "IncompleteBody": Fault.PASSING,
+    "RequestTimeout": Fault.PASSING,
+    "SlowDown": Fault.PASSING,
+    "Throttling": Fault.PASSING,
+    "ThrottlingException": Fault.PASSING,
+    "RequestLimitExceeded": Fault.PASSING,
+    "InternalError": Fault.PASSING,
+    "ServiceUnavailable": Fault.PASSING,
+    "OperationAborted": Fault.PASSING,
+}
+_CLASSES = {
+    "botocore.exceptions.NoCredentialsError": Fault.DENIED,
+    "botocore.exceptions.PartialCredentialsError": Fault.DENIED,
+    "botocore.exceptions.TokenRetrievalError": Fault.DENIED,
+    "google.auth.exceptions.TransportError": Fault.PASSING,
+    "google.auth.exceptions.GoogleAuthError": Fault.DENIED,
+    "azure.core.exceptions.ClientAuthenticationError": Fault.DENIED,
+    "azure.core.exceptions.ServiceRequestError": Fault.PASSING,
+    "azure.core.exceptions.ServiceResponseError": Fault.PASSING,
+    "botocore.exceptions.HTTPClientError": Fault.PASSING,
+    "botocore.exceptions.IncompleteReadError": Fault.PASSING,
+    "botocore.parsers.ResponseParserError": Fault.PASSING,
+    "aiohttp.client_exceptions.ClientError": Fault.PASSING,
+    "requests.exceptions.ConnectionError": Fault.PASSING,
+    "requests.exceptions.Timeout": Fault.PASSING,
+    "requests.exceptions.ChunkedEncodingError": Fault.PASSING,
+    "gcsfs.retry.ChecksumError": Fault.PASSING,
+}
+_ERRNOS = {
+    errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH,
+    errno.ENETUNREACH, errno.ENETDOWN, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO),
+}  # fmt: skip
+_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+def classify(exc: BaseException) -> Fault:
+    """Tell what kind of fault an exception of any client library is."""
+    chain = list(_chain(exc))
+    if any(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for e in chain):
+        return Fault.NO_HOST
+    found = [kind for e in chain if (kind := _kind(e)) is not None]
+    # What the store itself said counts for more than what a library made of it.
+    for kind in (Fault.NO_BUCKET, Fault.DENIED, Fault.EXISTS, Fault.PASSING, Fault.MISSING):
+        if kind in found:
+            return kind
+    return Fault.OTHER
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    seen = 0
+    while exc is not None and seen < 10:
+        yield exc
+        exc, seen = exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__), seen + 1
+
+
+def _kind(exc: BaseException) -> Fault | None:
+    code, status = _code(exc), _status(exc)
+    if code in _CODES:
+        return _CODES[code]
+    if status in _PASSING_STATUS:
+        return Fault.PASSING
+    if status in (401, 403):
+        return Fault.DENIED
+    if status == 412:
+        return Fault.EXISTS
+    for cls in type(exc).__mro__:
+        kind = _CLASSES.get(f"{cls.__module__}.{cls.__qualname__}")
+        if kind is not None:
+            return kind
+    return _kind_of_os_error(exc) if isinstance(exc, OSError) else None
+
+
+def _kind_of_os_error(exc: OSError) -> Fault | None:
+    if isinstance(exc, FileNotFoundError):
+        return Fault.MISSING
+    if isinstance(exc, FileExistsError):
+        return Fault.EXISTS
+    if isinstance(exc, PermissionError) or str(exc).startswith("Forbidden"):  # gcsfs has no class for a 403
+        return Fault.DENIED
+    if isinstance(exc, ConnectionError | TimeoutError) or exc.errno in _ERRNOS:
+        return Fault.PASSING
+    return None
+
+
+def _code(exc: BaseException) -> str:
+    response = getattr(exc, "response", None)
+    if isinstance(response, dict):  # botocore
+        return str(response.get("Error", {}).get("Code", ""))
+    return str(getattr(exc, "error_code", "") or "")  # azure
+
+
+def _status(exc: BaseException) -> int:
+    response = getattr(exc, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0)
+    for name in ("code", "status", "status_code"):  # gcsfs, aiohttp, azure
+        found = str(getattr(exc, name, "") or "")
+        if found.isdigit():
+            return int(found)
+    return 0
+
+
+_ADVICE = {
+    Fault.DENIED: (
+        "the store refuses these credentials, or they lack a permission: check key and secret (or the environment's "
+        "identity), which must be allowed to list, read, write and delete below this address"
+    ),
+    Fault.NO_BUCKET: "there is no such bucket: create it, or correct the stack's artifact_store",
+    Fault.NO_HOST: "there is no such host: check the stack's endpoint_url, and this machine's network",
+    Fault.PASSING: f"it did not answer properly for {RETRY_S:.0f} s: check that it is up and reachable, and run again",
+}
+
+
+class Patience:
+    """Calls a store's client, again while a fault may pass; what remains is a StoreError that names the store."""
+
+    def __init__(
+        self, uri: str, secrets: Collection[str] = (), *, what: str = "the artifact store", retry_s: float = RETRY_S
+    ) -> None:
+        self._uri, self._what = uri, what
+        self._secrets = tuple(s for s in secrets if s)
+        self._retry_s = retry_s
+
+    def __repr__(self) -> str:
+        return f"<patience with {self._uri}>"
+
+    def call(self, verb: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what the function returns.
+
+        A missing name stays a FileNotFoundError and an existing one a FileExistsError: what they mean, the caller
+        knows. Delays double from 0.2 s to 8 s, less up to half of it at random, for 60 s from the first failure on.
+        """
+        until, delay_s = 0.0, FIRST_DELAY_S
+        while True:
+            try:
+                return function(*args, **kwargs)
+            except Exception as exc:  # noqa: BLE001 - each client library has exceptions of its own
+                kind = classify(exc)
+                until = until or time.monotonic() + self._retry_s
+                if kind is not Fault.PASSING or time.monotonic() + delay_s > until:
+                    self._raise(exc, kind, verb)
+            time.sleep(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+
+    def _raise(self, exc: Exception, kind: Fault, verb: str) -> None:
+        if isinstance(exc, StoreError):
+            raise exc
+        if kind is Fault.MISSING:
+            raise FileNotFoundError(self.masked(str(exc))) from exc
+        if kind is Fault.EXISTS:
+            raise FileExistsError(self.masked(str(exc))) from exc
+        detail = self.masked(f"{type(exc).__name__}: {exc}")
+        raise StoreError(
+            f"cannot {verb} {self._what} {self._uri!r}: "
+            + (f"{_ADVICE[kind]} ({detail})" if kind in _ADVICE else f"{detail}")
+        ) from exc
+
+    def masked(self, text: str) -> str:
+        """Return a text without the store's secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text

@@ -1,0 +1,126 @@
+"""From a store's URL and a stack's options to an fsspec file system: near names, plain S3 options, sane timeouts.
+
+Runs in: anywhere.
+"""
+
+import inspect
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import fsspec
+
+from zenray.errors import ConfigError, suggest
+
+CONNECT_S, READ_S = 5, 30
+_S3, _GCS, _AZURE = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss")
+OBJECT_STORES = (*_S3, *_GCS, *_AZURE)  # without folders; a put is seen whole under its name, or not at all
+_INTEGRATION = dict.fromkeys(_S3, "s3") | dict.fromkeys(_GCS, "gcs") | dict.fromkeys((*_AZURE, "adl"), "azure")
+_SECRETS = ("key", "secret", "token", "password", "account_key", "sas_token", "connection_string", "client_secret")
+_GENERIC = ("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "asynchronous", "profile")
+
+
+class Target:
+    """A file system, the root of the store on it, and its address without credentials."""
+
+    def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
+        self.protocol = urlsplit(uri).scheme
+        self.uri, given = split_credentials(uri.rstrip("/"))
+        self.options = {**given, **options}
+        self.fs, self.root = self._open(uri if self.protocol not in OBJECT_STORES else self.uri)
+        self.secrets = [str(v) for k, v in self.options.items() if k in _SECRETS and isinstance(v, str)]
+
+    @property
+    def is_s3(self) -> bool:
+        """Say whether it is S3, whose parts we upload ourselves."""
+        return self.protocol in _S3
+
+    def _open(self, uri: str) -> tuple[Any, str]:
+        if self.protocol in OBJECT_STORES and not urlsplit(self.uri).netloc:
+            raise ConfigError(f"artifact store {uri!r} names no bucket; write it as '{self.protocol}://BUCKET/PREFIX'")
+        cls = self._file_system_class()
+        options = self._translated(cls)
+        try:
+            fs, root = fsspec.core.url_to_fs(uri, **options)
+        except ImportError as exc:
+            raise self._missing(exc) from exc
+        except (TypeError, ValueError, KeyError) as exc:
+            raise ConfigError(f"artifact store {self.uri!r}: its options are not accepted: {exc}") from exc
+        if self.is_s3:
+            fs.retries = 1  # ours are the retries: two loops inside each other would multiply
+        return fs, root
+
+    def _file_system_class(self) -> type:
+        if self.protocol in _GCS and ("endpoint_url" in self.options or os.environ.get("STORAGE_EMULATOR_HOST")):
+            # gcsfs reads it when it is imported; with it, every call to an emulator hangs for a minute.
+            os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+        try:
+            found: type = fsspec.get_filesystem_class(self.protocol)
+        except ValueError as exc:
+            known = suggest(self.protocol, fsspec.available_protocols())
+            raise ConfigError(
+                f"artifact store {self.uri!r}: nothing here reads the protocol {self.protocol!r}; {known}"
+            ) from exc
+        except ImportError as exc:
+            raise self._missing(exc) from exc
+        return found
+
+    def _missing(self, exc: ImportError) -> ConfigError:
+        name = _INTEGRATION.get(self.protocol)
+        advice = f"run `zenray integration install {name}`" if name else "install the package it names"
+        return ConfigError(f"artifact store {self.uri!r}: a package is missing ({exc}); {advice}")
+
+    def _translated(self, cls: type) -> dict[str, Any]:
+        options = dict(self.options)
+        if self.protocol not in OBJECT_STORES:
+            return options
+        known = {n for c in cls.__mro__ if "__init__" in vars(c) for n in _parameters(c)}
+        for name, value in options.items():
+            if name not in {*known, *_GENERIC, "region"}:
+                near = suggest(name, known | ({"region"} if self.is_s3 else set()))
+                raise ConfigError(f"artifact store {self.uri!r} has no option {name!r}; {near}")
+            if name in ("endpoint_url", "key", "secret", "region") and not isinstance(value, str):
+                raise ConfigError(
+                    f"artifact store {self.uri!r}: option {name!r} must be text, got {type(value).__name__}; "
+                    "put it in quotes"
+                )
+        options.setdefault("use_listings_cache", False)
+        if self.is_s3:
+            _complete_s3(options)
+        elif self.protocol in _GCS and "requests_timeout" not in options:
+            from aiohttp import ClientTimeout  # gcsfs's own client; it is imported already
+
+            options["requests_timeout"] = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+        return options
+
+
+def _parameters(cls: type) -> list[str]:
+    found = inspect.signature(vars(cls)["__init__"]).parameters.values()
+    return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+
+
+def _complete_s3(options: dict[str, Any]) -> None:
+    region = options.pop("region", None)
+    client = dict(options.get("client_kwargs") or {})
+    if region:
+        client.setdefault("region_name", region)
+    defaults = {
+        "connect_timeout": CONNECT_S,
+        "read_timeout": READ_S,
+        "retries": {"total_max_attempts": 1},
+        "max_pool_connections": 32,
+    }
+    options["client_kwargs"] = client
+    options["config_kwargs"] = defaults | dict(options.get("config_kwargs") or {})
+
+
+def split_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without the credentials in it, and these as options of an S3 store."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri, {}
+    credentials, _, place = parts.netloc.rpartition("@")
+    key, _, secret = credentials.partition(":")
+    given = {"key": unquote(key), "secret": unquote(secret)} if parts.scheme in _S3 else {}
+    return urlunsplit(parts._replace(netloc=place)), given

@@ -1,0 +1,189 @@
+"""Moves bytes between a local file and an object store: in parts, several at a time, never all of them in memory.
+
+Runs in: anywhere.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+from zenray.errors import StoreError
+from zenray.store.faults import Patience
+from zenray.store.options import OBJECT_STORES, Target
+
+PART_BYTES = 8 << 20
+PARTS_AT_ONCE = 8  # for all transfers of a store together: PART_BYTES times this is what they hold in memory
+_MAX_PARTS = 10_000  # S3's own limit
+_WHOLE_BYTES = 2 * PART_BYTES  # up to this size an object goes in one request
+
+
+class Transfer:
+    """Uploads and downloads of one store; each part is tried again by itself."""
+
+    def __init__(self, target: Target, patience: Patience) -> None:
+        self._target, self._fs, self._patience = target, target.fs, patience
+
+    @cached_property
+    def _parts(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="zenray-parts")
+
+    def size(self, path: str) -> int:
+        """Return an object's size in one request; FileNotFoundError where it is not there."""
+        if self._target.is_s3:  # s3fs would look for a folder of that name too
+            bucket, key, _ = self._fs.split_path(path)
+            found = self._patience.call("look up an object in", self._fs.call_s3, "head_object", Bucket=bucket, Key=key)
+            return int(found["ContentLength"])
+        self._fs.invalidate_cache()
+        info = self._patience.call("look up an object in", self._fs.info, path)
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+        return int(info["size"])
+
+    def put_bytes(self, path: str, data: bytes, *, is_new: bool = False) -> None:
+        """Write a small object whole; with ``is_new`` FileExistsError where there is one."""
+        mode = {"mode": "create"} if is_new else {}
+        if self._target.protocol in OBJECT_STORES:
+            self._patience.call("write to", self._fs.pipe_file, path, data, **mode)
+            return
+        if is_new and self._patience.call("look up a file in", self._fs.exists, path):
+            raise FileExistsError(path)
+        self._aside(path, lambda aside: self._fs.pipe_file(aside, data))
+
+    def put_file(self, path: str, source: str) -> None:
+        """Upload a local file; it appears whole, or not at all."""
+        size_bytes = os.stat(source).st_size
+        if self._target.protocol not in OBJECT_STORES:
+            self._aside(path, lambda aside: self._fs.put_file(source, aside))
+        elif size_bytes <= _WHOLE_BYTES:
+            with open(source, "rb") as file:
+                self.put_bytes(path, file.read())
+        elif self._target.is_s3:
+            self._put_parts(path, source, size_bytes)
+        elif self._target.protocol in ("gs", "gcs"):
+            self._patience.call("write to", self._fs.put_file, source, path, chunksize=PART_BYTES)
+        else:
+            self._patience.call("write to", self._fs.put_file, source, path)
+
+    def _aside(self, path: str, write: Callable[[str], Any]) -> None:
+        """Write under another name, then rename: on a file system a file is seen while it grows."""
+
+        def attempt() -> None:
+            folder, _, name = path.rpartition("/")
+            aside = f"{self._target.root}/tmp/{name}-{os.getpid()}-{os.urandom(6).hex()}"
+            self._fs.makedirs(folder, exist_ok=True)
+            self._fs.makedirs(f"{self._target.root}/tmp", exist_ok=True)
+            write(aside)
+            self._fs.mv(aside, path)
+
+        self._patience.call("write to", attempt)
+
+    def _put_parts(self, path: str, source: str, size_bytes: int) -> None:
+        bucket, key, _ = self._fs.split_path(path)
+        place = {"Bucket": bucket, "Key": key}
+        upload_id = self._s3("create_multipart_upload", **place)["UploadId"]
+        part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
+        try:
+            with open(source, "rb", buffering=0) as file:
+
+                def put(number: int) -> dict[str, Any]:
+                    data = os.pread(file.fileno(), part_bytes, (number - 1) * part_bytes)
+                    answer = self._s3("upload_part", UploadId=upload_id, PartNumber=number, Body=data, **place)
+                    return {"PartNumber": number, "ETag": answer["ETag"]}
+
+                parts = self._all(put, range(1, -(-size_bytes // part_bytes) + 1))
+            self._complete(place, upload_id, parts, path, size_bytes)
+        except BaseException as exc:
+            try:
+                self._fs.call_s3("abort_multipart_upload", UploadId=upload_id, **place)
+            except Exception as abort:  # noqa: BLE001 - what it failed for is the error to show
+                exc.add_note(f"the unfinished upload {upload_id!r} of {path!r} remains in the store: {abort}")
+            raise
+
+    def _complete(self, place: dict[str, str], upload_id: str, parts: list[Any], path: str, size_bytes: int) -> None:
+        try:
+            self._s3("complete_multipart_upload", UploadId=upload_id, MultipartUpload={"Parts": parts}, **place)
+        except FileNotFoundError:
+            if self.size(path) != size_bytes:  # else the first try succeeded, and its answer was lost
+                raise
+
+    def _s3(self, method: str, **arguments: Any) -> Any:
+        return self._patience.call("write to", self._fs.call_s3, method, **arguments)
+
+    def _all(self, function: Callable[[int], Any], numbers: Iterable[int]) -> list[Any]:
+        """Call a function with each number, several at a time; the first failure ends it when none is at work."""
+        futures: list[Future[Any]] = [self._parts.submit(function, n) for n in numbers]
+        try:
+            return [f.result() for f in futures]
+        finally:
+            for future in futures:
+                future.cancel()
+            for future in futures:
+                if not future.cancelled():
+                    future.exception()  # waits
+
+    def head(self, path: str) -> bytes:
+        """Return an object's first part in one request; less than PART_BYTES is the whole object."""
+        return self._read(path, 0, PART_BYTES)
+
+    def get_file(self, path: str, descriptor: int) -> None:
+        """Write an object's bytes into an open, empty local file."""
+        first = self.head(path)
+        if len(first) < PART_BYTES:
+            _write_at(descriptor, first, 0)
+            return
+        size_bytes = self.size(path)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size_bytes)  # a full disk shows now, not after minutes
+        _write_at(descriptor, first, 0)
+        del first
+
+        def get(start: int) -> None:
+            _write_at(descriptor, self._read(path, start, min(start + PART_BYTES, size_bytes)), start)
+
+        self._all(get, range(PART_BYTES, size_bytes, PART_BYTES))
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """Give an object's bytes in order, a few parts ahead of what is taken."""
+        size_bytes = self.size(path)
+        starts = iter(range(0, size_bytes, PART_BYTES))
+        ahead: deque[Future[bytes]] = deque()
+        try:
+            while True:
+                while len(ahead) < 3 and (start := next(starts, None)) is not None:
+                    end = min(start + PART_BYTES, size_bytes)
+                    ahead.append(self._parts.submit(self._read, path, start, end))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _read(self, path: str, start: int, end: int) -> bytes:
+        data: bytes = self._patience.call("read", self._fs.cat_file, path, start=start, end=end)
+        return data
+
+    def each(self, function: Callable[[Any], None], items: Iterable[Any]) -> None:
+        """Call a function with each of several small things, several at a time."""
+        things = list(items)
+        if len(things) == 1:
+            function(things[0])
+            return
+        self._all(lambda n: function(things[n]), range(len(things)))
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def missing(uri: str, digest: str) -> StoreError:
+    """Say that an object is not there."""
+    return StoreError(
+        f"object {digest[:12]} is not in the artifact store {uri!r}: it was removed, and running again writes it anew"
+    )
