@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import zenray
-from zenray.cli import artifacts, clusters, doctor, inits, materializers, runs, stacks, submits
+from zenray.cli import artifacts, clusters, doctor, inits, integrations, materializers, runs, stacks, submits
 from zenray.cli.failures import report
 from zenray.cli.output import new_app
 
@@ -22,6 +22,7 @@ app.add_typer(artifacts.app, name="artifact")
 app.add_typer(stacks.app, name="stack")
 app.add_typer(clusters.app, name="cluster")
 app.add_typer(materializers.app, name="materializer")
+app.add_typer(integrations.app, name="integration")
 app.command("doctor")(doctor.doctor)
 
 
