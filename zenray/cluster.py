@@ -25,6 +25,7 @@ from zenray.materializer import main_module_name, registry, use_table
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store, open_store
+from zenray.trackers import WorkerTracker
 from zenray.worker import SLOW_UNIT_S, describe_failure, run_step
 
 
@@ -33,8 +34,11 @@ class RayLauncher:
 
     is_blocking = False
 
-    def __init__(self, store_uri: str, store_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, store_uri: str, store_options: Mapping[str, Any], *, tracker: Mapping[str, Any] | None = None
+    ) -> None:
         self._store = store_uri, dict(store_options)
+        self._tracker = dict(tracker or {})
         self._references: dict[Callable[..., Any], CodeRef] = {}
         self._tasks: dict[Resources, Any] = {}
         self._widths: dict[Resources, int] = {}
@@ -120,6 +124,7 @@ class RayLauncher:
             store_uri=self._store[0],
             store_options=self._store[1],
             materializers=registry.table(),
+            tracker=self._tracker,
         )
         # ZenRay owns the retries: it knows what is committed.
         self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))
@@ -207,6 +212,7 @@ class Workplace:
         use_table(context.materializers)
         self._store: Store = open_store(context.store_uri, context.store_options)
         self._functions: dict[tuple[CodeRef, str], tuple[Callable[..., Any], str]] = {}
+        self._tracker = WorkerTracker(context.tracker) if context.tracker else None
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     @classmethod
@@ -242,7 +248,7 @@ class Workplace:
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
         function, doubt = self._functions[key]
-        result = run_step(call, function, self._store, worker=self._name)
+        result = run_step(call, function, self._store, worker=self._name, tracker=self._tracker)
         return replace(result, is_cacheable=False, notes=(*result.notes, doubt)) if doubt else result
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:

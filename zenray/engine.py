@@ -465,6 +465,7 @@ class Coordinator:
         changes.append(self._journal.outputs(state, outputs))
         key = state.key.key if state.key else ""
         if result is not None:
+            state.metadata = result.metadata
             self._journal.attempt(state, result, Status.SUCCEEDED)
             if key and result.is_cacheable:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))

@@ -26,6 +26,7 @@ class Stack:
     artifact_store: str
     metadata_store: str
     artifact_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    experiment_tracker: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 def active_stack(name: str | None = None) -> Stack:

@@ -87,6 +87,11 @@ class StepRun:
         return self._books.ledger.attempts(self.record.run_id, self.name)
 
     @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the step kept with ``zenray.log_metadata``; empty where its result came from the cache."""
+        return self.record.metadata
+
+    @property
     def logs(self) -> str:
         """What the attempts printed, one after another."""
         return "".join(

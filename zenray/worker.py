@@ -24,6 +24,7 @@ import zenray_materializers
 
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
+from zenray.context import StepContext, TrackerLink, entered
 from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
@@ -34,7 +35,13 @@ SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun a
 
 
 def run_step(
-    call: StepCall, function: Callable[..., Any], store: Store, *, worker: str, is_tee: bool = False
+    call: StepCall,
+    function: Callable[..., Any],
+    store: Store,
+    *,
+    worker: str,
+    is_tee: bool = False,
+    tracker: TrackerLink | None = None,
 ) -> AttemptResult:
     """Run one attempt. Never raises for what the step does: a failure is part of the result."""
     started_at = time.time()
@@ -43,19 +50,25 @@ def run_step(
     notes: tuple[str, ...] = ()
     is_over = False
     log = Path(call.log_uri)
+    context = StepContext(call.step_run_id.partition("/")[0], call.name, call.attempt, tracker)
     try:
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
-                outputs = _run(call, function, store)
+                with entered(context):
+                    outputs = _run(call, function, store)
             except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
                 failure = describe_failure(exc)
                 if failure.kind != "cancelled":
                     sys.stderr.write(failure.traceback)
             is_over = True
+            notes = _let_go(context)
     except OSError as exc:
-        notes = (f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",)
+        notes = (
+            *notes,
+            f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",
+        )
         if not is_over and failure is None:
-            failure = describe_failure(StoreError(notes[0]))
+            failure = describe_failure(StoreError(notes[-1]))
     size = log.stat().st_size if log.exists() else 0
     return AttemptResult(
         step_run_id=call.step_run_id,
@@ -68,7 +81,17 @@ def run_step(
         log_uri=call.log_uri if size else "",
         log_bytes=size,
         notes=notes,
+        metadata=dict(context.metadata),
     )
+
+
+def _let_go(context: StepContext) -> tuple[str, ...]:
+    """Close a step's context; a tracker that fails does not fail the step."""
+    try:
+        context.close()
+    except Exception as exc:  # noqa: BLE001 - a foreign client can raise anything
+        return (f"the experiment tracker could not be closed: {type(exc).__name__}: {cut(str(exc), 200)}",)
+    return ()
 
 
 def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Manifest, ...]:
