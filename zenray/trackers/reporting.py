@@ -21,9 +21,7 @@ from zenray.trackers import TrackedRun, Tracker, masked
 MAX_WAITING = 10_000  # values, and step runs, that wait for the tracker
 MAX_BATCH = 500
 MAX_PAUSE_S = 30.0  # between two tries while the tracker fails
-GRACE_S = 5.0  # at the end of a run: how long a call of the tracker may take
-FIRST_GRACE_S = 15.0  # the same for the first call, which imports the client
-MAX_WAIT_S = 30.0  # at the end of a run, in all
+GRACE_S, FIRST_GRACE_S, MAX_WAIT_S = 5.0, 15.0, 30.0  # at the end of a run: for a call, for the first, in all
 NUMBERS = ("builtins.int", "builtins.float", "builtins.bool")
 
 
@@ -100,15 +98,18 @@ class Reporter:
 
     # -- the end of the run -----------------------------------------------------------------------------------------
 
-    def close(self, status: Status) -> str:
-        """Give the tracker a moment for what is left; returns a line for the summary, empty where all was logged."""
+    def close(self, status: Status, *, first_grace_s: float = FIRST_GRACE_S) -> str:
+        """Give the tracker a moment for what is left; returns a line for the summary, empty where all was logged.
+
+        Waits as long as the tracker gets on: at most 5 s for one call, longer for the first, which imports its client.
+        """
         until = time.monotonic() + MAX_WAIT_S
         with self._condition:
             self._status = status
             self._condition.notify_all()
         while self._thread.is_alive() and time.monotonic() < until:
             before = self._calls
-            self._thread.join(GRACE_S if self._is_started or self._has_warned else FIRST_GRACE_S)
+            self._thread.join(GRACE_S if self._is_started or self._has_warned else first_grace_s)
             if self._calls == before:
                 break
         if self._thread.is_alive():

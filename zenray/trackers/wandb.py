@@ -63,6 +63,9 @@ class WandbTracker:
             self._run = None
 
     def _init(self, run_id: str, *, is_primary: bool) -> Any:
+        if not is_primary:
+            # The driver's background service, which came along with its environment, takes a run id only once.
+            os.environ.pop("WANDB_SERVICE", None)
         import wandb  # 1 s
 
         place = {name: self._options[name] for name in ("api_key", "base_url") if self._options.get(name)}
