@@ -12,6 +12,11 @@ $(BIN)/zenray: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[examples]'
 	@touch $@
 
+# A real MLflow server for the tests: 45 s and 800 MB, so it has an environment of its own.
+.venv-mlflow/bin/mlflow:
+	$(PYTHON) -m venv .venv-mlflow
+	.venv-mlflow/bin/python -m pip install --quiet 'mlflow>=3.17'
+
 $(VENV)/.dev: $(BIN)/zenray pyproject.toml
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --group dev --editable '.[examples,sklearn,torch,pandas,polars]'
@@ -20,7 +25,7 @@ $(VENV)/.dev: $(BIN)/zenray pyproject.toml
 quickstart: $(BIN)/zenray
 	$(BIN)/zenray submit examples/flight_delays.py
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev .venv-mlflow/bin/mlflow
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev
@@ -37,4 +42,4 @@ bench-peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --edits
 
 clean:
-	rm -rf $(VENV) .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-peers .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

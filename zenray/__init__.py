@@ -3,6 +3,7 @@
 Runs in: anywhere.
 """
 
+from zenray.context import StepContext, context, log_metadata
 from zenray.errors import ZenRayError
 from zenray.files import File, Folder
 from zenray.futures import Artifact
@@ -21,10 +22,13 @@ __all__ = [
     "Pipeline",
     "Run",
     "Step",
+    "StepContext",
     "ZenRayError",
+    "context",
     "get_pipeline",
     "get_run",
     "list_runs",
+    "log_metadata",
     "pipeline",
     "register",
     "step",

@@ -80,10 +80,8 @@ class ArgumentTree:
 
     def _stored(self, argument: str, artifact: StoredArtifact) -> Slot:
         if artifact.store.uri != self._store.uri:
-            raise DefinitionError(
-                f"step {self._step.name!r}: argument {argument!r} is {artifact!r} of the store {artifact.store.uri}, "
-                f"and this run uses {self._store.uri}; pass its value, .load()"
-            )
+            artifacts.copy(artifact.manifest, artifact.store, self._store)
+            self.stored.append(ArtifactRecord(artifact.manifest, self._store.uri, time.time()))
         if not artifacts.exists(artifact.manifest, self._store):
             raise StoreError(
                 f"step {self._step.name!r}: argument {argument!r} is {artifact!r}, which is no longer in the store "

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from zenray import local_cluster
+from zenray import integrations, local_cluster
 from zenray.errors import ConfigError, MetadataError, ZenRayError
 from zenray.launcher import launcher_factory
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.schema import HEAD
 from zenray.stack import BUILT_IN, Stack, masked_url, scheme_of
 from zenray.store import open_store
+from zenray.trackers import open_tracker
 
 _TIMEOUT_S = 10.0
 
@@ -41,7 +42,13 @@ def validate(stack: Stack) -> None:
     """
     where = stack.source or f"stack {stack.name!r}"
     try:
+        for component in ("orchestrator", "artifact_store", "metadata_store"):
+            name = integrations.for_url(getattr(stack, component))
+            if name is not None:
+                integrations.require(name, for_what=f"{component!r}")
         _check_orchestrator(stack)
+        if stack.experiment_tracker is not None:
+            open_tracker(stack.experiment_tracker)
         open_store(stack.artifact_store, stack.artifact_store_options)
         Ledger(stack.metadata_store).database.check_driver()
     except (ConfigError, MetadataError) as exc:
@@ -53,6 +60,8 @@ def probe(stack: Stack) -> Iterator[Finding]:
     yield _found("orchestrator", stack, _orchestrator)
     yield _found("artifact_store", stack, _artifact_store)
     yield _found("metadata_store", stack, _metadata_store)
+    if stack.experiment_tracker is not None:
+        yield _found("experiment_tracker", stack, _experiment_tracker)
     if stack.model_deployer is not None:
         yield _found("model_deployer", stack, _model_deployer)
 
@@ -123,6 +132,11 @@ def _metadata_store(stack: Stack) -> str:
     with Ledger(stack.metadata_store) as ledger:
         count = sum(p.run_count for p in ledger.pipelines())
         return f"{ledger.database.name}: schema {HEAD}, {count:,} runs"
+
+
+def _experiment_tracker(stack: Stack) -> str:
+    assert stack.experiment_tracker is not None
+    return open_tracker(stack.experiment_tracker).check()
 
 
 def _model_deployer(stack: Stack) -> str:

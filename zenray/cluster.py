@@ -24,6 +24,7 @@ from zenray.materializer import main_module_name, registry, use_table
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store, open_store
+from zenray.trackers import WorkerTracker
 from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
 
 
@@ -32,8 +33,11 @@ class RayLauncher:
 
     is_blocking = False
 
-    def __init__(self, *, store_uri: str, store_options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, *, store_uri: str, store_options: Mapping[str, Any], tracker: Mapping[str, Any] | None = None
+    ) -> None:
         self._store = store_uri, dict(store_options)
+        self._tracker = dict(tracker or {})
         self._references: dict[Callable[..., Any], CodeRef] = {}
         self._tasks: dict[Resources, Any] = {}
         self._widths: dict[Resources, int] = {}
@@ -45,7 +49,7 @@ class RayLauncher:
         """Refer to an importable function by module and name, and pickle any other by value."""
         found = self._references.get(step.function)
         if found is None:
-            found = self._references[step.function] = self._new_reference(step)
+            found = self._references[step.function] = reference_to(step)
         return found
 
     def check(self, step_name: str, resources: Resources) -> None:
@@ -112,32 +116,42 @@ class RayLauncher:
         if self._ray is not None:
             return
         self._ray = _joined()
-        context = JobContext(
-            sys_path=tuple(sys.path),
-            cwd=str(Path.cwd()),
-            environment={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-            store_uri=self._store[0],
-            store_options=self._store[1],
-            materializers=registry.table(),
-        )
+        context = job_context(*self._store, tracker=self._tracker)
         # ZenRay owns the retries: it knows what is committed.
         self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))
 
-    def _new_reference(self, step: Step[Any]) -> CodeRef:
-        function = step.function
-        module_name, qualname = function.__module__, function.__qualname__
-        module = sys.modules.get(module_name)
-        file = getattr(module, "__file__", "") or ""
-        found: Any = module
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
-        if not file or _function_of(found) is not function:
-            from ray import cloudpickle
 
-            return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
-        if module_name == "__main__":
-            module_name = main_module_name()
-        return CodeRef(module_name, qualname, file=str(Path(file).absolute()))
+def job_context(
+    store_uri: str, store_options: Mapping[str, Any], *, tracker: Mapping[str, Any] | None = None
+) -> JobContext:
+    """Return what workers need of this process as it is now: path, folder, environment, store and materializers."""
+    return JobContext(
+        sys_path=tuple(sys.path),
+        cwd=str(Path.cwd()),
+        environment={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        store_uri=store_uri,
+        store_options=store_options,
+        materializers=registry.table(),
+        tracker=tracker or {},
+    )
+
+
+def reference_to(step: Step[Any]) -> CodeRef:
+    """Refer to a step's function for workers that import code: by module and name, or by value where that cannot be."""
+    function = step.function
+    module_name, qualname = function.__module__, function.__qualname__
+    module = sys.modules.get(module_name)
+    file = getattr(module, "__file__", "") or ""
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if not file or _function_of(found) is not function:
+        from ray import cloudpickle
+
+        return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
+    if module_name == "__main__":
+        module_name = main_module_name()
+    return CodeRef(module_name, qualname, file=str(Path(file).absolute()))
 
 
 _start: local_cluster.Start | None = None  # holds the cluster as long as this process may use it
@@ -206,6 +220,7 @@ class Workplace:
         use_table(context.materializers)
         self._store: Store = open_store(context.store_uri, context.store_options)
         self._functions: dict[tuple[CodeRef, str], tuple[Callable[..., Any], str]] = {}
+        self._tracker = WorkerTracker(context.tracker) if context.tracker else None
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
     @classmethod
@@ -242,7 +257,7 @@ class Workplace:
             )
             return Attempt(failed, [])
         function, doubt = self._functions[key]
-        attempt = begin_step(call, function, self._store, worker=self._name)
+        attempt = begin_step(call, function, self._store, worker=self._name, tracker=self._tracker)
         return attempt.doubted(doubt) if doubt else attempt
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:

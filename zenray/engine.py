@@ -449,6 +449,7 @@ class Coordinator:
         changes += self._claim_end(state)
         key = state.key.key if state.key else ""
         if result is not None:
+            state.metadata = result.metadata
             self._journal.attempt(state, result, Status.SUCCEEDED)
             if key and result.is_cacheable:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from zenray.context import TrackerLink
 from zenray.launcher import Done
 from zenray.model import CodeRef, Resources, StepCall
 from zenray.step import Step
@@ -19,8 +20,8 @@ class InlineLauncher:
 
     is_blocking = True
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, *, tracker: TrackerLink | None = None) -> None:
+        self._store, self._tracker = store, tracker
         self._functions: dict[str, Callable[..., Any]] = {}
 
     def reference(self, step: Step[Any]) -> CodeRef:
@@ -40,7 +41,10 @@ class InlineLauncher:
         """Run the calls now, in this thread; Ctrl-C passes through."""
         worker = f"inline:{os.getpid()}"
         attempts = [
-            begin_step(c, self._functions[c.code.qualname], self._store, worker=worker, is_tee=True) for c in calls
+            begin_step(
+                c, self._functions[c.code.qualname], self._store, worker=worker, is_tee=True, tracker=self._tracker
+            )
+            for c in calls
         ]
         results = [attempt.result() for attempt in attempts]
         on_done(results)

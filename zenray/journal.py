@@ -4,8 +4,8 @@ Runs in: driver.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from zenray.arguments import Input
@@ -58,6 +58,7 @@ class StepState:
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""
+    metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
 class Journal:
@@ -100,6 +101,7 @@ class Journal:
                 cause=state.cause,
                 reason=self._reason(state),
                 tags=dict.fromkeys(state.step.settings.tags, True),
+                metadata=state.metadata,
             )
         )
         self._writer.record(*all_changes)

@@ -51,9 +51,18 @@ class LauncherFactory(Protocol):
     """What a package offers under the entry point group ``zenray.orchestrators``, named by the scheme of its URLs."""
 
     def __call__(
-        self, url: str, options: Mapping[str, Any], *, store_uri: str, store_options: Mapping[str, Any]
+        self,
+        url: str,
+        options: Mapping[str, Any],
+        *,
+        store_uri: str,
+        store_options: Mapping[str, Any],
+        tracker: Mapping[str, Any],
     ) -> Launcher:
-        """Return a launcher for the orchestrator at a URL; ``options`` are those of the stack's component."""
+        """Return a launcher for the orchestrator at a URL.
+
+        ``options`` are those of the stack's component, ``tracker`` what its workers open an experiment tracker with.
+        """
         ...
 
 

@@ -235,6 +235,7 @@ class AttemptResult:
     is_cacheable: bool = True
     is_started: bool = True
     notes: tuple[str, ...] = ()
+    metadata: Mapping[str, Json] = field(default_factory=dict)  # what the step logged
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +248,4 @@ class JobContext:
     store_uri: str = ""
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     materializers: Mapping[str, str] = field(default_factory=dict)
+    tracker: Mapping[str, Any] = field(default_factory=dict, repr=False)  # options of the experiment tracker

@@ -8,7 +8,8 @@ repository remembers both for itself, so that what is chosen there holds there o
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -133,6 +134,13 @@ def load(entry: Entry) -> Stack:
 def active_stack(name: str | None = None) -> Stack:
     """Return the stack of that name, else the active one: see ``zenray.settings.active_stack_name``."""
     return load(find(name or active_stack_name()))
+
+
+def usable_stacks() -> Iterator[Stack]:
+    """Give the stacks of this repository and of every profile that can be read here, for what else they know."""
+    for entry in {e.path: e for e in (*entries(), *(e for p in profiles() for e in entries(p)))}.values():
+        with suppress(ConfigError):  # a file that is broken, or a secret that is not set here: it can help with nothing
+            yield load(entry)
 
 
 def describe(stack: Stack) -> str:

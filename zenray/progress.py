@@ -77,6 +77,7 @@ class PlainView(RunObserver):
     def __init__(self, stream: TextIO) -> None:
         self._stream = _Quiet(stream)
         self._news: deque[StepEvent | str] = deque()
+        self._remarks: list[str] = []
         self._tally = Tally()
         self._tails: dict[str, LogTail] = {}  # by step run, of the attempts under way
         self._thread: threading.Thread | None = None
@@ -111,6 +112,11 @@ class PlainView(RunObserver):
         if self._is_inline:
             self._turn()
 
+    def on_remark(self, text: str) -> None:
+        """Keep a line for the summary."""
+        if text:
+            self._remarks.append(text)
+
     def on_end(self, status: Status, states: Mapping[str, StepState], error: BaseException | None) -> None:
         """Show what is left and the summary."""
         self._closing.set()
@@ -118,7 +124,8 @@ class PlainView(RunObserver):
             self._thread.join(timeout=10)
         self._turn()
         self._close()
-        for line in summary(self._run_id, self._pipeline, status, states, time.monotonic() - self._started_at):
+        first, *others = summary(self._run_id, self._pipeline, status, states, time.monotonic() - self._started_at)
+        for line in (first, *self._remarks, *others):
             self._write(line)
 
     # -- the view's thread -----------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ from zenray.settings import home
 from zenray.stack import Stack
 from zenray.step import active_caller
 from zenray.store import Store, open_store
+from zenray.trackers import TrackedRun, open_tracker
+from zenray.trackers.reporting import Reporter
 
 LEASE_S = 30.0
 
@@ -67,6 +69,9 @@ class RunObserver(Observer):
     def on_note(self, text: str) -> None:
         """Something the user should know."""
 
+    def on_remark(self, text: str) -> None:
+        """Something for the summary."""
+
 
 def new_run_id() -> str:
     """Return an id that sorts by time and is not guessable."""
@@ -85,28 +90,38 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     Whatever happens, the run is recorded as ended.
     """
     store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
+    tracking = _tracking(request)
+    tracker = open_tracker(tracking) if tracking else None
     with Ledger(request.stack.metadata_store) as ledger:
         run_id = new_run_id()
-        ledger.create_run(_record(run_id, request))
+        record = _record(run_id, request)
+        ledger.create_run(record)
         fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
+        reporter = Reporter(tracker, _tracked(record), store=store, observer=observer) if tracker else None
         with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S) as writer:
             coordinator = Coordinator(
                 run_id,
                 reader=ledger,
                 writer=writer,
                 store=store,
-                launcher=_launcher(request.stack),
-                observer=observer,
+                launcher=_launcher(request.stack, tracking, reporter),
+                observer=reporter or observer,
                 log_root=_log_root(store),
                 use_cache=request.use_cache,
                 reap=partial(mark_lost_runs, ledger),
             )
             observer.on_start(run_id, request)
-            _execute(request, coordinator, writer, observer)
+            _execute(request, coordinator, writer, observer, reporter)
     return run_id
 
 
-def _execute(request: RunRequest, coordinator: Coordinator, writer: LedgerWriter, observer: RunObserver) -> None:
+def _execute(
+    request: RunRequest,
+    coordinator: Coordinator,
+    writer: LedgerWriter,
+    observer: RunObserver,
+    reporter: Reporter | None,
+) -> None:
     status, outputs = Status.FAILED, None
     error: BaseException | None = None
     try:
@@ -128,6 +143,8 @@ def _execute(request: RunRequest, coordinator: Coordinator, writer: LedgerWriter
                 writer.record(changes)
                 writer.flush(timeout_s=60)
             finally:
+                if reporter is not None:
+                    observer.on_remark(reporter.close(status))
                 observer.on_end(status, coordinator.steps, error)
 
 
@@ -181,14 +198,26 @@ def _references(returned: Any) -> Json:
     return {"value": repr(returned)[:200]}
 
 
-def _launcher(stack: Stack) -> Launcher:
+def _launcher(stack: Stack, tracking: Mapping[str, Any], reporter: Reporter | None) -> Launcher:
     uri, options = stack.artifact_store, stack.artifact_store_options
     if stack.orchestrator == "inline":
-        return InlineLauncher(open_store(uri, options))
+        return InlineLauncher(open_store(uri, options), tracker=reporter)
     if stack.orchestrator == "local":
-        return RayLauncher(store_uri=uri, store_options=options)
+        return RayLauncher(store_uri=uri, store_options=options, tracker=tracking)
     make = launcher_factory(stack.orchestrator)
-    return make(stack.orchestrator, stack.orchestrator_options, store_uri=uri, store_options=options)
+    return make(stack.orchestrator, stack.orchestrator_options, store_uri=uri, store_options=options, tracker=tracking)
+
+
+def _tracking(request: RunRequest) -> Mapping[str, Any]:
+    """Return the options of the run's experiment tracker, the same here and in the workers; empty without one."""
+    options = request.stack.experiment_tracker
+    return {**options, "pipeline": request.pipeline} if options else {}
+
+
+def _tracked(record: RunRecord) -> TrackedRun:
+    tags = {"stack": record.stack, "user": record.user, "git_revision": record.git_revision}
+    tags["pipeline"] = record.pipeline
+    return TrackedRun(record.run_id, record.pipeline, record.parameters, {k: v for k, v in tags.items() if v})
 
 
 def _log_root(store: Store) -> str:

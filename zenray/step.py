@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, Protocol, overload
 
 from zenray.annotations import bind, describe, fits, hints_of, outputs_of
+from zenray.context import called_directly
 from zenray.errors import DefinitionError, suggest
 from zenray.model import Output, Resources
 
@@ -83,7 +84,8 @@ class Step(Generic[P]):
         """Record a step run inside a pipeline; outside, call the function."""
         caller = active_caller.get()
         if caller is None:
-            return self.__wrapped__(*args, **kwargs)
+            with called_directly(self.name):
+                return self.__wrapped__(*args, **kwargs)
         return caller.call(self, args, kwargs)
 
     def options(self, **changes: Any) -> "Step[P]":

@@ -3,20 +3,20 @@
 Runs in: anywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zenray.errors import NotFoundError, suggest
 from zenray.model import Status
-from zenray.profile import active_stack
+from zenray.profile import active_stack, usable_stacks
 from zenray.stack import Stack
 from zenray.stored import StoredArtifact
 
 if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: only who reads the ledger pays for it
     from zenray.metadata.ledger import Ledger
-    from zenray.metadata.records import AttemptRecord, RunRecord, StepRunRecord
+    from zenray.metadata.records import ArtifactRecord, AttemptRecord, RunRecord, StepRunRecord
     from zenray.store import Store
 
 
@@ -25,6 +25,7 @@ class Books:
 
     def __init__(self, stack: Stack | None = None) -> None:
         self.stack = stack or active_stack()
+        self._others: dict[str, Store] = {}
 
     @cached_property
     def ledger(self) -> "Ledger":
@@ -40,14 +41,28 @@ class Books:
 
         return open_store(self.stack.artifact_store, self.stack.artifact_store_options)
 
+    def store_at(self, uri: str) -> "Store":
+        """Return a store by its URI: this stack's, or another, with the options of a stack that names it."""
+        from zenray.store import open_store
+
+        if uri == self.store.uri:
+            return self.store
+        if uri not in self._others:
+            stack = next((s for s in usable_stacks() if s.artifact_store.rstrip("/") == uri), None)
+            self._others[uri] = open_store(uri, stack.artifact_store_options if stack else {})
+        return self._others[uri]
+
+    def artifacts(self, digests: Sequence[str]) -> dict[str, "ArtifactRecord"]:
+        """Return recorded artifacts by digest: this stack's copy where there is one, else another store's."""
+        found = self.ledger.artifacts(digests, store=self.store.uri)
+        return self.ledger.artifacts([d for d in digests if d not in found]) | found
+
     def log(self, log_uri: str) -> bytes | None:
-        """Return a recorded log, from the store or from this machine's disk; None where it is in neither."""
-        if not log_uri:
-            return None
-        name = log_uri.removeprefix(f"{self.store.uri}/")
-        if self.store.local_path("") is None and name != log_uri:
-            return self.store.get_named(name)
-        return Path(log_uri).read_bytes() if Path(log_uri).is_file() else None
+        """Return a recorded log, from its store or from this machine's disk; None where it is in neither."""
+        if "://" not in log_uri:
+            return Path(log_uri).read_bytes() if log_uri and Path(log_uri).is_file() else None
+        uri, _, name = log_uri.rpartition("/logs/")
+        return self.store_at(uri).get_named(f"logs/{name}")
 
 
 class StepRun:
@@ -70,11 +85,14 @@ class StepRun:
     @cached_property
     def outputs(self) -> Mapping[str, StoredArtifact]:
         """The outputs by name, in the order of declaration."""
-        rows = self._books.ledger.outputs(self.record.run_id, self.name)
-        found = self._books.ledger.artifacts([r.digest for r in rows], store=self._books.store.uri)
+        books = self._books
+        rows = books.ledger.outputs(self.record.run_id, self.name)
+        found = books.artifacts([r.digest for r in rows])
         return _Named(
             {
-                r.output: StoredArtifact(r.output, found[r.digest].manifest, self._books.store)
+                r.output: StoredArtifact(
+                    r.output, found[r.digest].manifest, self._books.store_at(found[r.digest].store)
+                )
                 for r in rows
                 if r.digest in found
             },
@@ -95,6 +113,11 @@ class StepRun:
     def attempts(self) -> "tuple[AttemptRecord, ...]":
         """The tries, in order."""
         return self._books.ledger.attempts(self.record.run_id, self.name)
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the step kept with ``zenray.log_metadata``; empty where its result came from the cache."""
+        return self.record.metadata
 
     @property
     def logs(self) -> str:

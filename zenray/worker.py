@@ -26,6 +26,7 @@ import zenray_materializers
 
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
+from zenray.context import StepContext, TrackerLink, entered
 from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
@@ -37,7 +38,13 @@ WRITES_AT_ONCE = 16  # artifacts and logs on their way to a remote store, for on
 
 
 def begin_step(
-    call: StepCall, function: Callable[..., Any], store: Store, *, worker: str, is_tee: bool = False
+    call: StepCall,
+    function: Callable[..., Any],
+    store: Store,
+    *,
+    worker: str,
+    is_tee: bool = False,
+    tracker: TrackerLink | None = None,
 ) -> "Attempt":
     """Run one attempt up to its writes, which go on for a remote store while the next call of the unit runs.
 
@@ -50,10 +57,12 @@ def begin_step(
     notes: tuple[str, ...] = ()
     is_over = False
     log = Path(call.log_uri)
+    context = StepContext(call.step_run_id.partition("/")[0], call.name, call.attempt, tracker)
     try:
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
-                prepared = _run(call, function, store)
+                with entered(context):
+                    prepared = _run(call, function, store)
                 outputs = tuple(p.manifest for p in prepared)
                 writes = [_begin(p.publish, store) for p in prepared]
             except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
@@ -61,10 +70,14 @@ def begin_step(
                 if failure.kind != "cancelled":
                     sys.stderr.write(failure.traceback)
             is_over = True
+            notes = _let_go(context)
     except OSError as exc:
-        notes = (f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",)
+        notes = (
+            *notes,
+            f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",
+        )
         if not is_over and failure is None:
-            failure = describe_failure(StoreError(notes[0]))
+            failure = describe_failure(StoreError(notes[-1]))
     size = log.stat().st_size if log.exists() else 0
     result = AttemptResult(
         step_run_id=call.step_run_id,
@@ -77,6 +90,7 @@ def begin_step(
         log_uri=call.log_uri if size else "",
         log_bytes=size,
         notes=notes,
+        metadata=dict(context.metadata),
     )
     return Attempt(result, writes, _begin_log(call, log, store) if size else None)
 
@@ -136,6 +150,15 @@ def _begin_log(call: StepCall, log: Path, store: Store) -> Callable[[], str] | N
         return f"{store.uri}/{name}"
 
     return _begin(upload, store)
+
+
+def _let_go(context: StepContext) -> tuple[str, ...]:
+    """Close a step's context; a tracker that fails does not fail the step."""
+    try:
+        context.close()
+    except Exception as exc:  # noqa: BLE001 - a foreign client can raise anything
+        return (f"the experiment tracker could not be closed: {type(exc).__name__}: {cut(str(exc), 200)}",)
+    return ()
 
 
 def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[artifacts.Prepared]:

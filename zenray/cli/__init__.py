@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 import zenray
-from zenray.cli import artifacts, clusters, doctor, inits, materializers, profiles, runs, stacks, submits
+from zenray.cli import (
+    artifacts,
+    clusters,
+    doctor,
+    inits,
+    integrations,
+    materializers,
+    profiles,
+    runs,
+    stacks,
+    submits,
+)
 from zenray.cli.failures import report
 from zenray.cli.output import new_app
 
@@ -23,6 +34,7 @@ app.add_typer(stacks.app, name="stack")
 app.add_typer(profiles.app, name="profile")
 app.add_typer(clusters.app, name="cluster")
 app.add_typer(materializers.app, name="materializer")
+app.add_typer(integrations.app, name="integration")
 app.command("doctor")(doctor.doctor)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zenray.cli.output import JsonOption, StackOption, fields, new_app, print_json, table, time_text
+from zenray.cli.output import JsonOption, StackOption, fields, new_app, note, print_json, table, time_text
 
 if TYPE_CHECKING:
     from zenray.metadata.records import ArtifactRecord
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zenray.store import Store
     from zenray.views import Books
 
-app = new_app("Artifacts: list, show, export, verify, gc.")
+app = new_app("Artifacts: list, show, export, copy, verify, gc.")
 DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifact's digest, or the beginning of it.")]
 
 
@@ -55,7 +55,7 @@ def show(digest: DigestArgument, stack: StackOption = None, as_json: JsonOption 
     from zenray.progress import size_text
 
     books = _books(stack)
-    record = books.ledger.artifact(digest, store=books.store.uri)
+    record = books.ledger.artifact(digest)
     manifest = record.manifest
     producers = [f"{o.run_id}/{o.name}.{o.output}" for o in books.ledger.producers(record.digest)]
     consumers = [f"{i.run_id}/{i.name}({i.argument})" for i in books.ledger.consumers(record.digest)]
@@ -129,14 +129,15 @@ def export(
     from zenray.errors import NotFoundError
 
     books = _books(stack)
-    manifest = books.ledger.artifact(digest, store=books.store.uri).manifest
+    record = books.ledger.artifact(digest)
+    manifest, store = record.manifest, books.store_at(record.store)
     if not manifest.files:
         raise NotFoundError(f"artifact {manifest.digest[:12]} has no files; `zenray artifact show` shows its value")
-    verify(manifest, books.store)
+    verify(manifest, store)
     targets = _targets(manifest, path)
     if not force:
         _refuse_existing(list(targets.values()))
-    reader = Reader(manifest.files, books.store)
+    reader = Reader(manifest.files, store)
     for name, target in targets.items():
         _make_folder(target.parent)
         reader.extract(name, target)
@@ -177,13 +178,16 @@ def verify(
     stack: StackOption = None,
 ) -> None:
     """Read artifacts' bytes and compare them with their digests; exit code 1 where something is wrong."""
+    from zenray.profile import describe
+
     books = _books(stack)
+    note(describe(books.stack))
     uri = books.store.uri
     if digests:
-        records = [books.ledger.artifact(d, store=uri) for d in digests]
+        records = [books.ledger.artifact(d) for d in digests]
     else:
         records = list(books.ledger.list_artifacts(store=uri, limit=1_000_000_000))
-    problems = {r.digest: text for r in records if (text := _problem(r.manifest, books.store))}
+    problems = {r.digest: text for r in records if (text := _problem(r.manifest, books.store_at(r.store)))}
     for record in records:
         if record.digest in problems:
             makers = [f"{o.run_id}/{o.name}" for o in books.ledger.producers(record.digest)]
@@ -207,6 +211,56 @@ def _problem(manifest: "Manifest", store: "Store") -> str:
 
 
 @app.command()
+def copy(
+    to: Annotated[str, typer.Option("--to", metavar="STACK", help="The stack whose artifact store gets them.")],
+    digests: Annotated[list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Which artifacts.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="All outputs of a run.")] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="All artifacts of the store.")] = False,
+    stack: StackOption = None,
+) -> None:
+    """Copy artifacts to another stack's store, checking every digest; what is there already is skipped.
+
+    Cache entries for them are copied too, so that the other stack does not compute them again.
+    """
+    from dataclasses import replace
+
+    from zenray import artifacts
+    from zenray.profile import active_stack, describe
+    from zenray.progress import size_text
+    from zenray.views import Books
+
+    if sum((bool(digests), run is not None, is_all)) != 1:
+        raise typer.BadParameter("say which artifacts: their digests, --run RUN, or --all")
+    source, target = _books(stack), Books(active_stack(to))
+    if source.store.uri == target.store.uri:
+        raise typer.BadParameter(f"stacks {source.stack.name!r} and {to!r} share the store {source.store.uri}")
+    note(f"from {describe(source.stack)} to {describe(target.stack)}")
+    records = _chosen(source, digests, run)
+    size_bytes = 0
+    for record in records:
+        size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
+    entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
+    target.ledger.add_copies(
+        [replace(r, store=target.store.uri) for r in records], [replace(e, store=target.store.uri) for e in entries]
+    )
+    typer.echo(
+        f"{len(records):,} artifacts are in {target.store.uri}: {size_text(size_bytes)} copied, "
+        f"{len(entries):,} cache entries"
+    )
+
+
+def _chosen(books: "Books", digests: list[str] | None, run: str | None) -> "list[ArtifactRecord]":
+    if digests:
+        return [books.ledger.artifact(d) for d in digests]
+    if run is None:
+        return list(books.ledger.list_artifacts(store=books.store.uri, limit=1_000_000_000))
+    from zenray.views import get_run
+
+    outputs = books.ledger.outputs(get_run(run, stack=books.stack.name).run_id)
+    return list(books.artifacts([o.digest for o in outputs]).values())
+
+
+@app.command()
 def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Really remove.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed: the default.")] = False,
@@ -221,12 +275,14 @@ def gc(
 ) -> None:
     """Remove what no run and no cache entry needs; says only what would go, unless --yes is given."""
     from zenray import garbage
+    from zenray.profile import describe
     from zenray.progress import size_text
     from zenray.recovery import mark_lost_runs
 
     if yes and dry_run:
         raise typer.BadParameter("--yes and --dry-run exclude each other")
     books = _books(stack)
+    note(describe(books.stack))
     mark_lost_runs(books.ledger)
     report = garbage.collect(
         books,

@@ -289,9 +289,11 @@ class Ledger:
         _only_one(len({a.digest for a in found}), "artifact", digest, (a.digest for a in found))
         return found[0]
 
-    def artifacts(self, digests: Iterable[str], *, store: str) -> dict[str, ArtifactRecord]:
-        """Return those of the given artifacts that a store has, by digest."""
-        query = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS), artifacts.c.store == store)
+    def artifacts(self, digests: Iterable[str], *, store: str | None = None) -> dict[str, ArtifactRecord]:
+        """Return those of the given artifacts that a store has, by digest; of any store, the newest copies."""
+        query = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS)).order_by(artifacts.c.created_at)
+        if store is not None:
+            query = query.where(artifacts.c.store == store)
         return {record.digest: record for record in map(_artifact, self._read_in_chunks(query, tuple(digests)))}
 
     def list_artifacts(
@@ -329,6 +331,25 @@ class Ledger:
             for entry in entries
             if all(digest in manifests for _, digest in entry.outputs)
         }
+
+    def entries_with(self, digests: Collection[str], *, store: str) -> tuple[CacheEntry, ...]:
+        """Return the cache entries of a store whose outputs are all among the given artifacts."""
+        found = self.database.read(select(cache_entries).where(cache_entries.c.store == store))
+        entries = (CacheEntry(r.key, r.store, r.run_id, r.name, _outputs(r.outputs), r.created_at) for r in found)
+        return tuple(e for e in entries if {d for _, d in e.outputs} <= set(digests))
+
+    def add_copies(self, records: Sequence[ArtifactRecord], entries: Sequence[CacheEntry]) -> None:
+        """Record artifacts that were copied from another store, and cache entries for them; what is there stays."""
+        batch = rows.Batch()
+        for store in {e.store for e in entries}:
+            mine = [e for e in entries if e.store == store]
+            known = self.find_cache_entries([e.key for e in mine], store)
+            for entry in mine:
+                if entry.key not in known:
+                    batch.add(entry)
+        for record in records:
+            batch.add(record)
+        self.database.write(lambda c: rows.BatchWriter(self.database, c.dialect).write(c, batch))
 
     def delete_cache_entries(
         self,

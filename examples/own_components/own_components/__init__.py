@@ -1,0 +1,1 @@
+"""Components of one's own for ZenRay; see README.md."""

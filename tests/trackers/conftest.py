@@ -1,0 +1,86 @@
+"""What the tests of trackers share: a server, and runs on a stack with a tracker."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.trackers import MissingServer, MlflowServer
+from zenray import Pipeline, Run, local_cluster
+from zenray.journal import StepState
+from zenray.model import Status
+from zenray.runner import RunObserver, RunRequest, run
+from zenray.stack import Stack, active_stack
+from zenray.views import Books
+
+
+@dataclass
+class Seen(RunObserver):
+    """What a user is shown of a run."""
+
+    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    status: Status | None = None
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def on_remark(self, text: str) -> None:
+        if text:
+            self.remarks.append(text)
+
+    def on_end(self, status: Status, states: Mapping[str, StepState], error: BaseException | None) -> None:
+        self.status = status
+
+
+def tracked_stack(name: str, options: Mapping[str, Any]) -> Stack:
+    return replace(active_stack(name), experiment_tracker=options)
+
+
+@dataclass
+class Tracking:
+    """Runs pipelines on a stack with a tracker."""
+
+    options: Mapping[str, Any]
+    stack: str = "inline"
+
+    def run(self, pipeline: Pipeline[Any], **parameters: Any) -> tuple[Run, Seen]:
+        seen = Seen()
+        stack = tracked_stack(self.stack, self.options)
+        bound = pipeline.bind((), parameters)
+        run_id = run(RunRequest(pipeline.name, pipeline.function, bound, stack), seen)
+        books = Books(stack)
+        return Run(books.ledger.find_run(run_id), books), seen
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    for name in ("MLFLOW_TRACKING_URI", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """An MLflow server; whoever stops it starts it again."""
+    try:
+        server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    except MissingServer as exc:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(exc))
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A local Ray cluster, in a home of its own."""
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("ray")))
+    local_cluster.begin(num_cpus=2).wait_ready()
+    yield
+    local_cluster.down()

@@ -1,0 +1,99 @@
+"""Artifacts written under another stack: read, handed over and copied."""
+
+import json
+
+import pytest
+
+import zenray
+from zenray import pipeline, profile, step
+from zenray.profile import active_stack
+from zenray.submit import run_pipeline
+from zenray.views import Books
+
+
+@step
+def rows(n: int) -> list[int]:
+    return list(range(n))
+
+
+@step
+def total(values: list[int]) -> int:
+    return sum(values)
+
+
+@pipeline
+def both(n: int = 2000):
+    return total(rows(n))
+
+
+@pytest.fixture(autouse=True)
+def stacks(tmp_path, monkeypatch):
+    """Two stacks with a store each and one ledger, and one that shares neither."""
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ZENRAY_STACK", "first")
+    ledger = f"sqlite:///{tmp_path}/shared.db"
+    for name, metadata_store in (("first", ledger), ("second", ledger), ("apart", f"sqlite:///{tmp_path}/apart.db")):
+        profile.save(
+            name,
+            {"orchestrator": "inline", "artifact_store": f"{tmp_path}/{name}", "metadata_store": metadata_store},
+            profile=None,
+        )
+
+
+def test_what_was_written_under_another_stack_is_read_with_the_run(monkeypatch):
+    run_id = both().run_id
+    monkeypatch.setenv("ZENRAY_STACK", "second")
+    found = zenray.get_run(run_id).steps["rows"].output
+    assert found.load() == list(range(2000))
+    assert found.store.uri == Books(active_stack("first")).store.uri
+
+
+def test_an_artifact_of_another_store_is_brought_along_when_a_step_takes_it(monkeypatch):
+    made = both().steps["rows"].output
+    monkeypatch.setenv("ZENRAY_STACK", "second")
+
+    @pipeline
+    def again():
+        return total(made)
+
+    assert again().steps["total"].output.load() == sum(range(2000))
+    assert made.digest in {r.digest for r in Books().ledger.list_artifacts(store=Books().store.uri)}
+
+
+@pytest.mark.parametrize("target", ["second", "apart"])
+def test_copied_artifacts_bring_their_cache_entries(cli, target, tmp_path):
+    both()
+    assert "2 cache entries" in cli("artifact", "copy", "--all", "--to", target)
+    assert "0 bytes copied" in cli("artifact", "copy", "--all", "--to", target)
+    again = run_pipeline(both, {"n": 2000}, stack=active_stack(target))
+    assert {s.status for s in again.steps.values()} == {"cached"}
+    cli("artifact", "verify", "--stack", target)
+
+
+def test_a_run_or_single_artifacts_are_copied(cli):
+    run = both()
+    assert "2 artifacts" in cli("artifact", "copy", "--run", run.run_id, "--to", "second")
+    digest = run.steps["rows"].output.digest
+    assert "1 artifacts" in cli("artifact", "copy", digest[:12], "--to", "apart")
+    assert [a["digest"] for a in json.loads(cli("artifact", "list", "--json", "--stack", "apart"))] == [digest]
+
+
+def test_a_copy_within_one_store_or_of_nothing_named_is_refused(cli):
+    both()
+    assert "share the store" in cli("artifact", "copy", "--all", "--to", "first", code=2)
+    assert "say which artifacts" in cli("artifact", "copy", "--to", "second", code=2)
+
+
+@pytest.fixture
+def cli():
+    """Run the command line in this process."""
+    from typer.testing import CliRunner
+
+    from zenray.cli import app
+
+    def run(*arguments, code=0):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    return run

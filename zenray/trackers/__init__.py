@@ -1,0 +1,123 @@
+"""Experiment trackers: where the parameters, numbers and status of each run are logged, besides ZenRay's own records.
+
+Runs in: anywhere.
+
+A tracker is opened from the options of a stack's ``experiment_tracker``: ``flavor`` is "mlflow", "wandb", or the name
+of an entry point in the group ``zenray.trackers``, whose object takes the options and returns a ``Tracker``.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
+
+from zenray.errors import ConfigError, ZenRayError, suggest
+from zenray.model import Json
+
+ENTRY_POINT_GROUP = "zenray.trackers"
+BUILT_IN = {"mlflow": "zenray.trackers.mlflow:MlflowTracker", "wandb": "zenray.trackers.wandb:WandbTracker"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """What a tracker is told of a run when it begins; tags name the pipeline, stack, user and git revision."""
+
+    run_id: str
+    pipeline: str
+    parameters: Mapping[str, Json] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Tracker(Protocol):
+    """Logs one run; each run opens its own.
+
+    ``start``, ``log`` and ``end`` are called in the driver, by one thread in the background, and may block or raise:
+    the run does not wait for them. A call that raised is made again later. ``attach`` and ``detach`` are called around
+    a step that asks for the tracker, in the worker, where the tracker was opened anew from the same options.
+    """
+
+    def start(self, run: TrackedRun) -> None:
+        """Begin a run of the tracker."""
+        ...
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Log values, named ``step.output`` or ``step.key``; each name comes once."""
+        ...
+
+    def end(self, status: str) -> None:
+        """End the tracker's run: "succeeded", "failed" or "cancelled"."""
+        ...
+
+    def check(self) -> str:
+        """Reach what the tracker logs to, for ``zenray stack check``, and say what answers there."""
+        ...
+
+    def attach(self, run_id: str) -> Any:
+        """Return the native client for a step of a run that the driver has started, or is about to."""
+        ...
+
+    def detach(self) -> None:
+        """Let go of what ``attach`` returned; the tracker's run goes on."""
+        ...
+
+
+def open_tracker(options: Mapping[str, Any]) -> Tracker:
+    """Return the tracker that options describe, without importing its client or reaching its server.
+
+    Options are those of the stack's component and ``pipeline``, the name of the pipeline, which the runner adds.
+
+    Raises ConfigError for an unknown flavor, an option that it does not have, and a package that is missing.
+    """
+    flavor = options.get("flavor")
+    known = {name: EntryPoint(name, value, ENTRY_POINT_GROUP) for name, value in BUILT_IN.items()}
+    known |= {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if not isinstance(flavor, str) or flavor not in known:
+        raise ConfigError(
+            f"experiment_tracker: unknown flavor {flavor!r}; {suggest(str(flavor), known)}; a package adds one through "
+            f"an entry point of the group {ENTRY_POINT_GROUP!r}"
+        )
+    point = known[flavor]
+    try:
+        made: Tracker = point.load()(options)
+    except ZenRayError:
+        raise
+    except Exception as exc:
+        raise ConfigError(
+            f"experiment_tracker: flavor {flavor!r} ({point.value}) cannot be opened: {type(exc).__name__}: "
+            f"{masked(str(exc))}; correct its options, or repair the package that offers it"
+        ) from exc
+    return made
+
+
+def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse options that a flavor does not have."""
+    for name in options:
+        if name not in (*known, "flavor", "pipeline"):
+            raise ConfigError(
+                f"experiment_tracker: flavor {options['flavor']!r} has no option {name!r}; {suggest(name, known)}"
+            )
+
+
+def masked(text: str) -> str:
+    """Return a text without the passwords of URLs in it."""
+    return re.sub(r"://[^@/\s]+@", "://***@", text)
+
+
+class WorkerTracker:
+    """A worker's way to the tracker: opened when a step first asks for it."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._tracker: Tracker | None = None
+
+    def attach(self, run_id: str) -> Any:
+        """Return the native client, set to the tracker's run."""
+        if self._tracker is None:
+            self._tracker = open_tracker(self._options)
+        return self._tracker.attach(run_id)
+
+    def detach(self) -> None:
+        """Let go of the client."""
+        if self._tracker is not None:
+            self._tracker.detach()

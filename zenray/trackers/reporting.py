@@ -1,0 +1,191 @@
+"""Feeds a tracker from a thread of its own: one that is slow or dead neither delays a run nor fails it.
+
+Runs in: driver.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zenray import artifacts
+from zenray.errors import ZenRayError
+from zenray.journal import StepState
+from zenray.model import Json, Manifest, Status
+from zenray.store import Store
+from zenray.trackers import TrackedRun, Tracker, masked
+
+MAX_WAITING = 10_000  # values, and step runs, that wait for the tracker
+MAX_BATCH = 500
+MAX_PAUSE_S = 30.0  # between two tries while the tracker fails
+GRACE_S, FIRST_GRACE_S, MAX_WAIT_S = 5.0, 15.0, 30.0  # at the end of a run: for a call, for the first, in all
+NUMBERS = ("builtins.int", "builtins.float", "builtins.bool")
+
+
+class Observer(Protocol):
+    """What else is told of steps, and of what goes wrong here."""
+
+    def on_step(self, state: StepState) -> None:
+        """A step run was added or has changed."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A step run with numbers; they are read in the reporter's thread."""
+
+    outputs: Mapping[str, Manifest]
+    metadata: Mapping[str, float]
+
+
+class Reporter:
+    """Logs one run: an observer that the engine calls, and the link to the tracker of steps in this process."""
+
+    def __init__(self, tracker: Tracker, run: TrackedRun, *, store: Store, observer: Observer) -> None:
+        self._tracker, self._run = tracker, run
+        self._store, self._observer = store, observer
+        self._condition = threading.Condition()
+        self._news: deque[_Finished] = deque()
+        self._pending: dict[str, float] = {}
+        self._total = self._logged = self._calls = 0
+        self._status: Status | None = None  # how the run ended
+        self._is_started = self._has_warned = self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name=f"zenray-tracker-{run.run_id}", daemon=True)
+        self._thread.start()
+
+    # -- the engine's thread ---------------------------------------------------------------------------------------
+
+    def on_step(self, state: StepState) -> None:
+        """Take the numbers of a step run that has ended well; cheap, for it happens under the engine's lock."""
+        self._observer.on_step(state)
+        if not state.status.has_outputs:
+            return
+        names = (f"{state.name}.{o.name}" for o in state.step.outputs)
+        outputs = {n: m for n, m in zip(names, state.outputs, strict=True) if m.type_name in NUMBERS}
+        metadata = {f"{state.name}.{k}": v for k, v in state.metadata.items() if _is_number(v)}
+        if not outputs and not metadata:
+            return
+        with self._condition:
+            self._total += len(outputs.keys() | metadata.keys())
+            if len(self._news) < MAX_WAITING:
+                self._news.append(_Finished(outputs, metadata))
+                self._condition.notify_all()
+
+    def on_note(self, text: str) -> None:
+        """Pass a warning on."""
+        self._observer.on_note(text)
+
+    # -- a step's thread, with the inline launcher ------------------------------------------------------------------
+
+    def attach(self, run_id: str) -> Any:
+        """Wait until the tracker's run has begun and return the native client."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._is_started or self._has_warned, timeout=60)
+            if not self._is_started:
+                raise ZenRayError("the experiment tracker of this run cannot be reached; see the run's warning")
+        return self._tracker.attach(run_id)
+
+    def detach(self) -> None:
+        """Let go of the client."""
+        self._tracker.detach()
+
+    # -- the end of the run -----------------------------------------------------------------------------------------
+
+    def close(self, status: Status, *, first_grace_s: float = FIRST_GRACE_S) -> str:
+        """Give the tracker a moment for what is left; returns a line for the summary, empty where all was logged.
+
+        Waits as long as the tracker gets on: at most 5 s for one call, longer for the first, which imports its client.
+        """
+        until = time.monotonic() + MAX_WAIT_S
+        with self._condition:
+            self._status = status
+            self._condition.notify_all()
+        while self._thread.is_alive() and time.monotonic() < until:
+            before = self._calls
+            self._thread.join(GRACE_S if self._is_started or self._has_warned else first_grace_s)
+            if self._calls == before:
+                break
+        if self._thread.is_alive():
+            self._warn("it does not answer")
+        self._is_closed = True
+        missing = self._total - self._logged
+        return f"tracker: {missing:,} of {self._total:,} values were not logged" if missing else ""
+
+    # -- the reporter's thread --------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        pause_s = 0.0
+        while not self._is_closed:
+            status = None
+            try:
+                status = self._wait(pause_s)
+                self._send(status)
+                pause_s = 0.0
+            except Exception as exc:  # noqa: BLE001 - a foreign client, and a server: anything can happen
+                self._warn(f"{type(exc).__name__}: {masked(str(exc).strip().partition(chr(10))[0])[:200]}")
+                pause_s = min(MAX_PAUSE_S, 2 * pause_s or 1.0)
+            if status is not None:
+                return
+
+    def _wait(self, pause_s: float) -> Status | None:
+        """Wait for news, or after a failure for a while, and take them in; returns how the run ended, once it has."""
+        with self._condition:
+            if pause_s:
+                self._condition.wait_for(lambda: self._status is not None, timeout=pause_s)
+            elif self._is_started and not self._pending:
+                self._condition.wait_for(lambda: self._news or self._status is not None)
+            news = [self._news.popleft() for _ in range(len(self._news))]
+            status = self._status
+        for finished in news:
+            for name, value in _values(finished, self._store):
+                if len(self._pending) < MAX_WAITING:
+                    self._pending[name] = value
+        return status
+
+    def _send(self, status: Status | None) -> None:
+        if not self._is_started:
+            self._tracker.start(self._run)
+            with self._condition:
+                self._is_started = True
+                self._calls += 1
+                self._condition.notify_all()
+        while self._pending and not self._is_closed:
+            some = dict(list(self._pending.items())[:MAX_BATCH])
+            self._tracker.log(some)
+            self._calls += 1
+            self._logged += len(some)
+            for name in some:
+                del self._pending[name]
+        if status is not None and not self._is_closed:
+            self._tracker.end(str(status))
+
+    def _warn(self, why: str) -> None:
+        with self._condition:
+            if self._has_warned or self._is_closed:
+                return
+            self._has_warned = True
+            self._condition.notify_all()
+        self._observer.on_note(f"the experiment tracker fails, and the run goes on without it: {why}")
+
+
+def _is_number(value: Json) -> bool:
+    return isinstance(value, int | float)
+
+
+def _values(finished: _Finished, store: Store) -> list[tuple[str, float]]:
+    """Return a step run's numbers; where an output is called like a key of the metadata, the output's."""
+    found: dict[str, float] = {}
+    for name, value in finished.metadata.items():
+        with suppress(OverflowError):  # an int that no float can hold
+            found[name] = float(value)
+    for name, manifest in finished.outputs.items():
+        with suppress(OverflowError, ZenRayError):  # an artifact that cannot be read counts as not logged
+            found[name] = float(artifacts.load(manifest, store))
+    return list(found.items())
