@@ -258,7 +258,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # a ValueError repeats what it took for the port: it may be a password's end
         raise MetadataError(f"the metadata store's URL cannot be read; {_QUOTING}write it like {_EXAMPLES}") from None
-    if "@" in (parsed.host or ""):
+    if parsed.host and "@" in f"{parsed.host}{parsed.database}":
         raise MetadataError(f"the metadata store's URL has more than one '@'; {_QUOTING}write it like {_EXAMPLES}")
     if parsed.get_backend_name() not in _DIALECTS:
         raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")
