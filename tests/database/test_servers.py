@@ -13,9 +13,14 @@ from zenray.metadata.__main__ import main
 from zenray.metadata.ledger import Ledger
 
 
-@pytest.fixture
-def url(server_url):
-    return server_url
+@pytest.fixture(params=["postgresql", "mariadb"])
+def url(request):
+    """The URL of a database on each server in turn, whose tables are there, and empty."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    with Ledger(url) as ledger, ledger.database.transaction() as connection:
+        for table in reversed(schema.metadata.sorted_tables):
+            connection.execute(table.delete())
+    return url
 
 
 @pytest.fixture
@@ -77,39 +82,39 @@ def structures(url):
 VERSION_TABLE = f"CREATE TABLE {schema.VERSION_TABLE} (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"
 
 
-def test_the_migrations_build_the_tables_of_the_schema(url):
-    with Ledger(url) as ledger:
+def test_the_migrations_build_the_tables_of_the_schema(server_url):
+    with Ledger(server_url) as ledger:
         ledger.list_runs()
-    created = structures(url)
-    engine = create_engine(url)
+    created = structures(server_url)
+    engine = create_engine(server_url)
     with engine.begin() as connection:
         schema.metadata.drop_all(connection)
         connection.execute(text(f"DELETE FROM {schema.VERSION_TABLE}"))
     engine.dispose()
-    assert main(["upgrade", url]) == 0
-    assert structures(url) == created
+    assert main(["upgrade", server_url]) == 0
+    assert structures(server_url) == created
 
 
-def test_an_older_database_is_upgraded_on_request_only(url, capsys):
-    execute(url, VERSION_TABLE)
-    with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"python -m zenray\.metadata upgrade"):
+def test_an_older_database_is_upgraded_on_request_only(server_url, capsys):
+    execute(server_url, VERSION_TABLE)
+    with Ledger(server_url) as ledger, pytest.raises(MetadataError, match=r"python -m zenray\.metadata upgrade"):
         ledger.list_runs()
-    assert main(["upgrade", url]) == 0
+    assert main(["upgrade", server_url]) == 0
     assert "up to date" in capsys.readouterr().out
-    with Ledger(url) as ledger:
+    with Ledger(server_url) as ledger:
         assert ledger.list_runs() == ()
 
 
-def test_a_newer_database_is_refused_with_the_command_to_run(url):
-    with Ledger(url) as ledger:
+def test_a_newer_database_is_refused_with_the_command_to_run(server_url):
+    with Ledger(server_url) as ledger:
         ledger.create_run(contract.a_run())
-    execute(url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
-    for use in (Ledger(url).list_runs, lambda: Ledger(url).create_run(contract.a_run("next"))):
+    execute(server_url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    for use in (Ledger(server_url).list_runs, lambda: Ledger(server_url).create_run(contract.a_run("next"))):
         with pytest.raises(MetadataError, match=r"'9999'.*0001.*pip install --upgrade zenray"):
             use()
 
 
-def test_tables_of_another_program_are_left_alone(url):
-    execute(url, "CREATE TABLE runs (id INTEGER)")
+def test_tables_of_another_program_are_left_alone(server_url):
+    execute(server_url, "CREATE TABLE runs (id INTEGER)")
     with pytest.raises(MetadataError, match="another program"):
-        Ledger(url).list_runs()
+        Ledger(server_url).list_runs()

@@ -62,7 +62,6 @@ class PostgreSQL:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self._folder,
             "fsync": "off",
-            "synchronous_commit": "off",
             "full_page_writes": "off",
             "shared_buffers": "64MB",
         }
@@ -121,7 +120,7 @@ class MariaDB:
         """Start the server and wait until it lets users in."""
         command = [*self._as_user, self._programs, "--no-defaults", f"--datadir={self._folder / 'data'}"]
         command += [f"--socket={self._folder / 'socket'}", f"--port={self.port}", "--bind-address=127.0.0.1"]
-        command += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M"]
+        command += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"]
         self._process = _start([*command, *options], self._folder / "log")
         _wait_ready(self._process, self.connect, self._folder / "log")
 

@@ -24,7 +24,7 @@ class FaultProxy:
     ``is_hanging``: nothing is forwarded and nothing is answered, while connections stay open.
     ``reset_after_bytes``: a connection is reset once so many bytes have passed, both ways together; None: never.
     ``http_status``: HTTP requests are answered with this status and never reach the server; None: they do.
-    ``connections`` and ``bytes_passed`` count since the start.
+    ``connections``, ``resets``, ``bytes_passed`` and ``http_answers`` count since the start.
     """
 
     def __init__(self, port: int) -> None:
@@ -35,6 +35,7 @@ class FaultProxy:
         self.reset_after_bytes: int | None = None
         self.http_status: int | None = None
         self.connections = 0
+        self.resets = 0  # by these faults, not by a side that went away
         self.bytes_passed = 0
         self.http_answers = 0
         self._server_port = port
@@ -70,22 +71,25 @@ class FaultProxy:
     async def _reset(self) -> int:
         doomed = list(self._open)
         for link in doomed:
-            link.reset()
+            self._break(link)
         return len(doomed)
+
+    def _break(self, link: "_Link") -> None:
+        self.resets += 1
+        link.reset()
 
     async def _end(self) -> None:
         self._listener.close()
         await self._reset()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.wait(tasks, timeout=10)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         link = _Link(writer)
         if self.is_refusing:
-            link.reset()
+            self._break(link)
             return
         self._open.add(link)
         try:
@@ -126,7 +130,7 @@ class FaultProxy:
         link.count += len(data)
         self.bytes_passed += len(data)
         if self.reset_after_bytes is not None and link.count >= self.reset_after_bytes:
-            link.reset()
+            self._break(link)
             return
         writer.write(data)
         await writer.drain()

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from alembic.script import ScriptDirectory
 from hypothesis import given, settings
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import CreateTable
 
 import zenray.metadata
@@ -24,6 +26,7 @@ from zenray.errors import MetadataError
 from zenray.metadata import schema
 from zenray.metadata.__main__ import main
 from zenray.metadata.database import Database
+from zenray.metadata.failures import translate
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.rows import BatchWriter
 
@@ -189,10 +192,28 @@ class TestOpening:
         with pytest.raises(MetadataError, match=r"ledger\.db"):
             Ledger(url_of(path)).list_runs()
 
-    @pytest.mark.parametrize("url", ["", "nonsense", "nosuchdatabase://host/x"])
+    @pytest.mark.parametrize("url", ["", "nonsense", "nosuchdatabase://host/x", "mysql+pymysql://host:port/x"])
     def test_a_url_that_means_nothing_is_refused(self, url):
         with pytest.raises(MetadataError):
             Ledger(url).list_runs()
+
+    @pytest.mark.parametrize("password", ["sec@ret", "@ret", "s%@ret/x"])
+    def test_a_password_that_is_not_quoted_is_refused_and_not_shown(self, password):
+        with pytest.raises(MetadataError, match="'%40' for '@'") as caught:
+            Ledger(f"postgresql+psycopg://ada:{password}@127.0.0.1:1/zenray")
+        assert "ret" not in "".join(traceback.format_exception(caught.value)).replace("/zenray", "")
+
+    def test_secrets_among_the_options_of_a_url_are_not_shown(self):
+        url = "postgresql+psycopg://ada@127.0.0.1:1/zenray?sslpassword=s3cret&sslmode=disable"
+        with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"sslmode=disable") as caught:
+            ledger.list_runs()
+        assert "s3cret" not in str(caught.value)
+
+    def test_a_password_that_a_driver_repeats_is_masked(self):
+        reason = sqlite3.OperationalError("no 'host=db password=hun*ter2 user=ada', nor hun%2Ater2 or hun*ter22")
+        exc = OperationalError("", None, reason)
+        error = translate(exc, what="open the metadata store", url="x", secrets=("hun*ter2", "hun%2Ater2"))
+        assert "no 'host=db password=*** user=ada', nor *** or hun*ter22" in str(error)
 
     @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "mysql+pymysql"])
     def test_no_message_holds_the_password(self, scheme):

@@ -36,11 +36,10 @@ _QUOTING = "signs such as '@', '/', ':' and '%' in a user or password must be qu
 # fails half way because another process wrote in between.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
 _SECRET_WORDS = "pass", "secret", "token"  # in the names of a URL's options
-# libpq's settings and PyMySQL's: a dead network is noticed also by a connection that only waits.
+# A dead network is noticed also by a connection that only waits.
 _LIBPQ = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
 _LIBPQ |= {"tcp_user_timeout": round(SILENCE_S * 1000)}
-_PYMYSQL = {"connect_timeout": CONNECT_S, "read_timeout": SILENCE_S, "write_timeout": SILENCE_S}
-_CONNECT_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _PYMYSQL}
+_CONNECT_ARGUMENTS = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": {"connect_timeout": CONNECT_S}}
 
 
 class Database:
@@ -50,13 +49,17 @@ class Database:
     is a statement of its own; what must hold together goes through ``write``.
 
     A server that was reached once may go away for ``retry_s``: reads and writes wait for it. One that was never
-    reached is an error within seconds, and a wrong password at once. SQLite waits ``busy_timeout_s`` for its lock.
+    reached is an error within seconds, and a wrong password at once. A connection on which a server says nothing for
+    ``silence_s`` is given up. SQLite waits ``busy_timeout_s`` for its lock.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0, silence_s: float = SILENCE_S
+    ) -> None:
         self._url = _parse(url)
         self._busy_timeout_s = busy_timeout_s
         self._retry_s = retry_s
+        self._silence_s = silence_s
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -140,7 +143,7 @@ class Database:
     def upgrade(self) -> None:
         """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
         with self._lock:
-            self._open(is_upgrade_allowed=True, silence_s=None)
+            self._open(is_upgrade_allowed=True)
 
     def close(self) -> None:
         """Close this thread's connection and let go of the others; the next use opens new ones.
@@ -193,8 +196,8 @@ class Database:
                 _close(connection)
         self._connections = [(t, c) for t, c in self._connections if t.is_alive()]
 
-    def _open(self, *, is_upgrade_allowed: bool = False, silence_s: float | None = SILENCE_S) -> Engine:
-        engine = self._create_engine(silence_s)
+    def _open(self, *, is_upgrade_allowed: bool = False) -> Engine:
+        engine = self._create_engine(silence_s=None if is_upgrade_allowed else self._silence_s)
         try:
             migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
         except SQLAlchemyError as exc:
@@ -203,18 +206,20 @@ class Database:
         self._engine = engine
         return engine
 
-    def _create_engine(self, silence_s: float | None) -> Engine:
-        """Return an engine; its connections break where a server says nothing for ``silence_s``."""
+    def _create_engine(self, *, silence_s: float | None) -> Engine:
+        """Return an engine; its connections break where a server says nothing for ``silence_s``; None: never."""
         driver = self._url.get_driver_name()
         arguments: dict[str, Any] = dict(_CONNECT_ARGUMENTS.get(driver, {}))
-        if driver == "pymysql" and silence_s is None:
-            del arguments["read_timeout"]
+        if driver == "pymysql":
+            arguments |= {"read_timeout": silence_s, "write_timeout": silence_s}
         if self.dialect == "sqlite":
             arguments = {"timeout": self._busy_timeout_s, "check_same_thread": False}
         try:
             engine = create_engine(
                 self._url,
+                **({"use_native_hstore": False} if driver == "psycopg" else {}),  # three round trips for nothing
                 poolclass=NullPool,
+                pool_reset_on_return=None,  # a connection that is let go is closed, which undoes what it had begun
                 isolation_level="AUTOCOMMIT",
                 connect_args={k: v for k, v in arguments.items() if k not in self._url.query},
                 hide_parameters=True,
@@ -257,7 +262,7 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):  # a ValueError repeats what it took for the port: it may be a password's end
         raise MetadataError(f"the metadata store's URL cannot be read; {_QUOTING}write it like {_EXAMPLES}") from None
-    if "@" in (parsed.host or ""):
+    if parsed.host and "@" in f"{parsed.host}{parsed.database}":
         raise MetadataError(f"the metadata store's URL has more than one '@'; {_QUOTING}write it like {_EXAMPLES}")
     if parsed.get_backend_name() not in _DIALECTS:
         raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")

@@ -62,11 +62,11 @@ class Ledger:
 
     Safe to use from many threads and processes. Every method is one transaction. While a run goes on its step
     runs are written by a ``LedgerWriter``. Raises MetadataError where the database cannot be used; a server that
-    goes away while it is used is waited for, up to ``retry_s``.
+    goes away while it is used is waited for. ``waits_s`` are the waits of ``Database``.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0) -> None:
-        self.database = Database(url, busy_timeout_s=busy_timeout_s, retry_s=retry_s)
+    def __init__(self, url: str, **waits_s: float) -> None:
+        self.database = Database(url, **waits_s)
 
     def __enter__(self) -> Self:
         return self
