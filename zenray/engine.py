@@ -300,8 +300,9 @@ class Coordinator:
         for taken_from, manifest in zip(state.inputs, inputs, strict=True):
             if taken_from.producer and manifest.may_hold_instances:
                 taken |= self.steps[taken_from.producer].heritage
-        is_source = any(part.kind == "class" for part in code.parts)
-        state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)
+        # Its own code counts for whoever takes instances from it, whatever its parts are: a class may hide in a module
+        # that is not loaded yet, and a pickle or a materializer may name a function.
+        state.heritage = frozenset(taken | {code.digest})
         if self._materializers is None:
             self._materializers = cache.custom_materializers()
         digests = [m.digest for m in inputs]

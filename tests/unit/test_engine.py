@@ -1,12 +1,15 @@
 """Runs on the inline launcher: what steps give, what is cached, and what happens when they fail."""
 
 import logging
+import os
 import pickle
 import resource
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +19,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import zenray_materializers
 
 import zenray
 from zenray import File, Folder, Materializer, artifacts, pipeline, step
@@ -34,6 +38,7 @@ from zenray.store import open_store
 from zenray.submit import run_pipeline
 from zenray.views import Books
 
+PACKAGE_FOLDERS = [Path(p.__file__ or "").parents[1] for p in (zenray, zenray_materializers)]
 CALLS: list[str] = []
 FAIL_BELOW = {"attempts": 0}
 
@@ -94,13 +99,13 @@ def test_a_static_pipeline_runs_and_reads_back() -> None:
     @pipeline
     def static(n: int = 3):
         half, _ = parts(double(number(n)))
-        return {"half": half, "all": total([half, double(half), 5])}
+        return {"half": half, "all": total([half, double(7), 5])}
 
     run = static(n=4)
     assert run.status == "succeeded"
     assert statuses(run) == dict.fromkeys(["number", "double", "parts", "double_2", "total"], "succeeded")
     assert run.steps["parts"].outputs["text"].load() == "n=8"
-    assert run.steps["total"].output.load() == 4 + 8 + 5
+    assert run.steps["total"].output.load() == 4 + 14 + 5
     again = zenray.get_pipeline("static").runs[-1]
     assert again.run_id == run.run_id
     assert again.parameters == {"n": 4}
@@ -570,6 +575,79 @@ def test_an_edited_method_of_an_instance_that_arrives_as_input_runs_the_step_aga
     assert [scaling().steps[s].output.load() for s in ("apply", "apply_given")] == [11, 11]
 
 
+SHOPS = {
+    "a class that a function imports": (
+        "@step\ndef make() -> Any:\n    from shop import Item\n    return Item(3)\n",
+        "item.total()",
+    ),
+    "a class that a third module makes": (
+        "import maker\n@step\ndef make() -> Any:\n    return maker.make()\n",
+        "item.total()",
+    ),
+    "a function in a pickle": (
+        "from shop import helper\n@step(allow_pickle=True)\ndef make() -> Any:\n    return helper\n",
+        "item(3)",
+    ),
+    "a function in a value with a materializer": (
+        "import calls, shop\nfrom vendor import Call\n@step\ndef make() -> Any:\n    return Call(shop.helper)\n",
+        "item.target(3)",
+    ),
+}
+SHOP = """
+from dataclasses import dataclass
+
+@dataclass
+class Item:
+    price: int
+    def total(self):
+        return self.price * {by}
+
+def helper(n):
+    return n * {by}
+"""
+CALLS_MODULE = """
+import pickle
+from zenray import Materializer
+from zenray.materializer import registry
+
+@registry.register
+class CallMaterializer(Materializer):
+    types = ("vendor.Call",)
+    def save(self, value, writer):
+        writer.put("target", pickle.dumps(value.target))
+    def load(self, reader, cls, metadata):
+        return cls(pickle.loads(reader.read("target")))
+"""
+
+
+@pytest.mark.parametrize("make", SHOPS)
+def test_edited_code_behind_what_a_step_takes_runs_it_again(make: str, tmp_path: Path) -> None:
+    """In processes of their own: which modules are loaded already is part of the matter."""
+    made, used = SHOPS[make]
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "vendor.py").write_text("class Call:\n    def __init__(self, target):\n        self.target = target\n")
+    (tmp_path / "maker.py").write_text("def make():\n    from shop import Item\n    return Item(3)\n")
+    (tmp_path / "calls.py").write_text(CALLS_MODULE)
+    (tmp_path / "flow.py").write_text(
+        f"from typing import Any\nfrom zenray import pipeline, step\n{made}\n"
+        f"@step\ndef use(item: Any) -> int:\n    return {used}\n\n@pipeline\ndef p():\n    use(make())\n"
+    )
+    code = "import flow; print('gave', flow.p().steps['use'].output.load())"
+    paths = os.pathsep.join([str(tmp_path), str(installed), *map(str, PACKAGE_FOLDERS)])
+
+    def run(by: int) -> str:
+        (tmp_path / "shop.py").write_text(SHOP.format(by=by))
+        environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    assert [run(2), run(100)] == ["gave 6", "gave 300"]
+
+
 @dataclass(frozen=True)
 class Priced:
     """Its instances travel inside containers, arrays and frames."""
@@ -624,6 +702,8 @@ def test_an_edited_method_is_followed_to_instances_inside_of(holder: str, monkey
     [
         3,
         "text",
+        [1, 2.5],
+        {"a": (None, [date(2026, 1, 31)])},
         np.arange(3),
         np.float32(1),
         pa.table({"a": [1]}),
