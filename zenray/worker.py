@@ -28,6 +28,7 @@ from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
+from zenray.step import active_caller
 from zenray.store import Store
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
@@ -76,11 +77,16 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Ma
     values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
     files: list[File | Folder] = []
     args, kwargs = fill((args, kwargs), values, files)
-    result = function(*args, **kwargs)
-    if inspect.iscoroutine(result):
-        import asyncio
+    # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
+    token = active_caller.set(None)
+    try:
+        result = function(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            import asyncio
 
-        result = asyncio.run(result)
+            result = asyncio.run(result)
+    finally:
+        active_caller.reset(token)
     for file in files:
         if not file.is_unchanged():
             raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")

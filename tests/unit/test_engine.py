@@ -95,6 +95,20 @@ def test_a_step_called_outside_a_pipeline_is_just_the_function() -> None:
         broken(1)
 
 
+def test_a_step_called_inside_a_step_is_just_the_function_too() -> None:
+    @step
+    def outer(n: int) -> int:
+        return double(n) + 1
+
+    @pipeline
+    def nested():
+        outer(number(2))
+
+    run = nested()
+    assert list(run.steps) == ["number", "outer"]
+    assert run.steps["outer"].output.load() == 5
+
+
 def test_a_static_pipeline_runs_and_reads_back() -> None:
     @pipeline
     def static(n: int = 3):
