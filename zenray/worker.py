@@ -205,10 +205,12 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
 
     With ``is_tee`` only Python's own streams are taken, and the terminal still shows them: for steps that run in the
     user's process. Where nothing was printed there is no log. A log that nobody follows while it grows is written at
-    the end: making and removing a file costs as much as a tiny step.
+    the end: making and removing a file costs as much as a tiny step. What is done to the root logger ends with the
+    block: its handlers would write into a log that is closed, and steps would depend on who ran before in the process.
     """
     root = logging.getLogger()
-    level, handler = root.level, _default_handler()
+    level, handlers = root.level, root.handlers.copy()
+    _add_default_handler()
     try:
         if is_followed:
             log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -223,9 +225,8 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
             if os.fstat(spool.fileno()).st_size:
                 _empty_into(spool, log)
     finally:
-        if handler is not None:
-            root.removeHandler(handler)
-            root.setLevel(level)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @functools.cache
@@ -243,16 +244,15 @@ def _empty_into(spool: Any, log: Path) -> None:
     spool.truncate()
 
 
-def _default_handler() -> logging.Handler | None:
+def _add_default_handler() -> None:
     root = logging.getLogger()
     if any(type(h) is logging.StreamHandler for h in root.handlers):
-        return None  # the user's own configuration prints already
+        return  # the user's own configuration prints already
     handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     if root.level in (logging.NOTSET, logging.WARNING):
         root.setLevel(logging.INFO)
-    return handler
 
 
 class _CurrentStderr(logging.Handler):
@@ -290,11 +290,14 @@ def _redirect(descriptor: int) -> Iterator[None]:
 @contextmanager
 def _tee(file: Any) -> Iterator[None]:
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Tee(streams[0], file), _Tee(streams[1], file)
+    tees = _Tee(streams[0], file), _Tee(streams[1], file)
+    sys.stdout, sys.stderr = tees
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+        for tee in tees:
+            tee.end()
 
 
 class _Tee:
@@ -302,8 +305,14 @@ class _Tee:
         self._stream = stream
         self._file = file
 
+    def end(self) -> None:
+        """Write to the terminal alone from now on: whatever the step gave this stream to may outlive the log."""
+        self._file = None
+
     def write(self, text: str) -> int:
-        self._file.write(text.encode("utf-8", "backslashreplace"))
+        file = self._file  # a thread of the step may still print while it ends
+        if file is not None:
+            file.write(text.encode("utf-8", "backslashreplace"))
         return int(self._stream.write(text) or len(text))
 
     def __getattr__(self, name: str) -> Any:

@@ -535,6 +535,35 @@ def test_classes_known_to_type_checkers_only_leave_names_and_other_annotations_i
     assert fit.annotations["n"] is int
 
 
+def test_the_set_up_of_logging_in_a_step_ends_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    streams = []
+
+    @step(cache=False)
+    def configures() -> int:
+        logging.basicConfig(level=logging.DEBUG, force=True)
+        logging.debug("one")
+        streams.append(sys.stderr)
+        return 1
+
+    @step(cache=False)
+    def logs(n: int) -> int:
+        logging.info("two")
+        print("three", file=streams[0])
+        return n
+
+    @pipeline
+    def configured():
+        logs(configures())
+
+    root = logging.getLogger()
+    before = root.level, root.handlers.copy()
+    run = configured()
+    assert run.steps["configures"].logs == "DEBUG:root:one\n"
+    assert run.steps["logs"].logs == "INFO root: two\n"
+    assert (root.level, root.handlers) == before
+    assert "Logging error" not in capfd.readouterr().err
+
+
 def test_what_tiny_steps_print_is_kept_apart() -> None:
     @step(cache=False)
     def says(n: int) -> None:
