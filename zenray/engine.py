@@ -25,6 +25,7 @@ from zenray.futures import Artifact
 from zenray.graph import Graph
 from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
+from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change
 from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
 from zenray.step import Step
@@ -444,7 +445,8 @@ class Coordinator:
             return state.lost_workers <= LOST_WORKER_RETRIES
         if failure.kind != "user" or state.attempt - state.lost_workers > settings.retries:
             return False
-        wanted = {f"{c.__module__}.{c.__qualname__}" for c in settings.retry_on}
+        # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
+        wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
         return bool(wanted.intersection(failure.bases))
 
     def _commit(
