@@ -426,7 +426,8 @@ def test_artifact_gc_removes_only_with_yes(zenray):
     assert len(zenray.json("run", "list")) == 1
     assert "whole, 0 are not" in zenray("artifact", "verify").stdout
     assert "all 4 steps were cached" in zenray("submit", "flow.py:flow").stderr
-    assert "no duration" in zenray("artifact", "gc", "--older-than", "soon", code=2).stderr
+    for wrong in ("soon", "-7d", "1.2.3h"):
+        assert "no duration" in zenray("artifact", "gc", f"--older-than={wrong}", code=2).stderr
 
 
 # -- the other nouns ---------------------------------------------------------------------------------------------------

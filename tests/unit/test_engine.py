@@ -371,11 +371,29 @@ def test_the_same_output_name_twice_is_refused_at_decoration() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_cpus": -1}, {"memory": "lots"}, {"retrys": 1}, {"retries": -1}, {"name": "a/b"}]
+    "options",
+    [
+        {"num_cpus": -1},
+        *({"memory": memory} for memory in ("lots", "1.2.3GiB", "-1GiB", float("nan"), float("inf"), True)),
+        *({"cache_expiry": expiry} for expiry in ("1.2.3h", "-7d", "7y", -1, float("nan"), True)),
+        *({"resources": asked} for asked in (5, ["disk"], {1: 1}, {"disk": "much"}, {"CPU": 1}, {"memory": 1})),
+        {"accelerator_type": 5},
+        {"retrys": 1},
+        {"retries": -1},
+        {"name": "a/b"},
+    ],
+    ids=str,
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match=next(iter(options))):
         double.options(**options)
+
+
+def test_sizes_and_durations_are_read_as_people_write_them() -> None:
+    sizes = {"8GiB": 8 << 30, "1.5 gb": 1_500_000_000, "2k": 2000, "512": 512, 1e9: 1_000_000_000}
+    assert {size: double.options(memory=size).settings.resources.memory_bytes for size in sizes} == sizes
+    durations = {"250ms": 0.25, "90s": 90, "15min": 900, "2m": 120, "12 h": 43_200, "7d": 604_800, "1w": 604_800, 5: 5}
+    assert {d: double.options(cache_expiry=d).settings.cache_expiry_s for d in durations} == durations
 
 
 def test_a_changed_file_runs_again_and_a_touched_one_does_not(tmp_path: Path) -> None:
