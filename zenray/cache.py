@@ -16,7 +16,7 @@ from zenray.materializer import load_materializer, registry
 from zenray.model import Json, Slot
 from zenray.step import Step
 
-RECIPE = 1  # of the key itself: raised when the same inputs must no longer give the same key
+RECIPE = 2  # of the key itself: raised when the same inputs must no longer give the same key
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from zenray.errors import ClusterError, StoreError
 from zenray.fingerprint import fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
-from zenray.materializer import main_module_name, registry, use_table
+from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store, open_store
@@ -149,9 +149,7 @@ def reference_to(step: Step[Any]) -> CodeRef:
         from ray import cloudpickle
 
         return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
-    if module_name == "__main__":
-        module_name = main_module_name()
-    return CodeRef(module_name, qualname, file=str(Path(file).absolute()))
+    return CodeRef(module_name_of(function), qualname, file=str(Path(file).absolute()))
 
 
 _start: local_cluster.Start | None = None  # holds the cluster as long as this process may use it

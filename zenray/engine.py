@@ -26,6 +26,7 @@ from zenray.graph import Graph
 from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
+from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
 from zenray.step import Step
@@ -296,8 +297,9 @@ class Coordinator:
         for taken_from, manifest in zip(state.inputs, inputs, strict=True):
             if taken_from.producer and manifest.may_hold_instances:
                 taken |= self.steps[taken_from.producer].heritage
-        is_source = any(part.kind == "class" for part in code.parts)
-        state.heritage = frozenset(taken | {code.digest}) if is_source else frozenset(taken)
+        # Its own code counts for whoever takes instances from it, whatever its parts are: a class may hide in a module
+        # that is not loaded yet, and a pickle or a materializer may name a function.
+        state.heritage = frozenset(taken | {code.digest})
         if self._materializers is None:
             self._materializers = cache.custom_materializers()
         digests = [m.digest for m in inputs]
@@ -426,7 +428,8 @@ class Coordinator:
             return state.lost_workers <= LOST_WORKER_RETRIES
         if failure.kind != "user" or state.attempt - state.lost_workers > settings.retries:
             return False
-        wanted = {f"{c.__module__}.{c.__qualname__}" for c in settings.retry_on}
+        # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
+        wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
         return bool(wanted.intersection(failure.bases))
 
     def _commit(

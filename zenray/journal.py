@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from zenray.arguments import Input
 from zenray.cache import CacheKey
 from zenray.fingerprint import Fingerprint
+from zenray.materializer import module_name_of
 from zenray.metadata.records import (
     AttemptRecord,
     Change,
@@ -88,7 +89,7 @@ class Journal:
                 step=state.step.name,
                 status=state.status,
                 position=state.position,
-                module=state.step.function.__module__,
+                module=module_name_of(state.step.function),
                 cache_key=state.key.key if state.key else "",
                 key_parts=state.key.parts if state.key else {},
                 code_digest=found.digest if found else "",

@@ -203,10 +203,13 @@ _PUBLIC = {"pathlib._local": "pathlib"}  # where Python 3.13 keeps it, so that s
 
 def type_name(cls: type) -> str:
     """Return a class's qualified name; a class of the main script gets the script's module name."""
-    module = _PUBLIC.get(cls.__module__, cls.__module__)
-    if module == "__main__":
-        module = main_module_name()
-    return f"{module}.{cls.__qualname__}"
+    return f"{module_name_of(cls)}.{cls.__qualname__}"
+
+
+def module_name_of(thing: Any) -> str:
+    """Return the module of a class or function; of one in the main script the name that the script is imported by."""
+    name = _PUBLIC.get(thing.__module__, thing.__module__)
+    return main_module_name() if name == "__main__" else str(name)
 
 
 def main_module_name() -> str:

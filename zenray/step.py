@@ -15,12 +15,9 @@ from zenray.annotations import bind, describe, fits, hints_of, outputs_of
 from zenray.context import called_directly
 from zenray.errors import DefinitionError, suggest
 from zenray.model import Output, Resources
+from zenray.units import duration_s, size_bytes
 
 P = ParamSpec("P")
-
-_SIZE = re.compile(r"\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", re.IGNORECASE)
-_DURATION = re.compile(r"\s*([0-9.]+)\s*(ms|s|m|h|d|w)\s*")
-_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class StepCaller(Protocol):
@@ -196,8 +193,9 @@ def _checked(step_name: str, option: str, value: Any) -> Any:
         case "cache" | "allow_pickle":
             is_valid = isinstance(value, bool)
         case "cache_expiry":
-            value = duration_s(value) if isinstance(value, str) else value
-            is_valid = value is None or (isinstance(value, int | float) and value >= 0)
+            read = duration_s(value)
+            is_valid = value is None or read is not None
+            value = read if is_valid else value
         case "salt":
             is_valid = isinstance(value, str)
         case _:
@@ -213,13 +211,15 @@ def _resources(step_name: str, current: Resources, asked: Mapping[str, Any]) -> 
     if "memory" in values:
         values["memory_bytes"] = size_bytes(values.pop("memory"))
     if "resources" in values:
-        values["resources"] = tuple(sorted((values["resources"] or {}).items()))
+        values["resources"] = _custom_resources(step_name, values["resources"])
+    if not isinstance(values.get("accelerator_type"), str | None):
+        raise DefinitionError(f"step {step_name!r}: accelerator_type={asked['accelerator_type']!r} must be a text")
     made = replace(current, **values)
     amounts = {
         "num_cpus": made.num_cpus,
         "num_gpus": made.num_gpus,
         "memory": made.memory_bytes,
-        **dict(made.resources),
+        **{f"resources[{name!r}]": amount for name, amount in made.resources},
     }
     for name, amount in amounts.items():
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount < float("inf"):
@@ -227,19 +227,14 @@ def _resources(step_name: str, current: Resources, asked: Mapping[str, Any]) -> 
     return made
 
 
-def size_bytes(value: Any) -> int:
-    """Read a size such as ``"8GiB"`` or ``1.5e9`` as bytes; -1 for what is none, which the caller refuses."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return int(value)
-    found = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        return -1
-    unit = (found[2] or "B").upper()
-    power = "BKMGT".index(unit[0])
-    return int(float(found[1]) * (1024 if "I" in unit else 1000) ** power)
+_RAYS_OWN = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
-def duration_s(value: str) -> float:
-    """Read a duration such as ``"90s"``, ``"2h"`` or ``"7d"`` as seconds; -1 for what is none."""
-    found = _DURATION.fullmatch(value)
-    return float(found[1]) * _SECONDS[found[2]] if found else -1
+def _custom_resources(step_name: str, asked: Any) -> tuple[tuple[str, float], ...]:
+    asked = {} if asked is None else asked
+    if not isinstance(asked, Mapping) or not all(isinstance(name, str) for name in asked):
+        raise DefinitionError(f'step {step_name!r}: resources={asked!r} must be a mapping such as {{"licence": 1}}')
+    for name in asked:
+        if name in _RAYS_OWN:
+            raise DefinitionError(f"step {step_name!r}: resources has {name!r}; ask for it as {_RAYS_OWN[name]}=...")
+    return tuple(sorted(asked.items()))

@@ -31,6 +31,7 @@ from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
+from zenray.step import active_caller
 from zenray.store import Store, log_name
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
@@ -166,11 +167,16 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[art
     values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
     files: list[File | Folder] = []
     args, kwargs = fill((args, kwargs), values, files)
-    result = function(*args, **kwargs)
-    if inspect.iscoroutine(result):
-        import asyncio
+    # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
+    token = active_caller.set(None)
+    try:
+        result = function(*args, **kwargs)
+        if inspect.iscoroutine(result):
+            import asyncio
 
-        result = asyncio.run(result)
+            result = asyncio.run(result)
+    finally:
+        active_caller.reset(token)
     for file in files:
         if not file.is_unchanged():
             raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
@@ -298,10 +304,12 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
 
     With ``is_tee`` only Python's own streams are taken, and the terminal still shows them: for steps that run in the
     user's process. Where nothing was printed there is no log. A log that nobody follows while it grows is written at
-    the end: making and removing a file costs as much as a tiny step.
+    the end: making and removing a file costs as much as a tiny step. What is done to the root logger ends with the
+    block: its handlers would write into a log that is closed, and steps would depend on who ran before in the process.
     """
     root = logging.getLogger()
-    level, handler = root.level, _default_handler()
+    level, handlers = root.level, root.handlers.copy()
+    _add_default_handler()
     try:
         if is_followed:
             log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -316,9 +324,8 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
             if os.fstat(spool.fileno()).st_size:
                 _empty_into(spool, log)
     finally:
-        if handler is not None:
-            root.removeHandler(handler)
-            root.setLevel(level)
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 @functools.cache
@@ -336,16 +343,15 @@ def _empty_into(spool: Any, log: Path) -> None:
     spool.truncate()
 
 
-def _default_handler() -> logging.Handler | None:
+def _add_default_handler() -> None:
     root = logging.getLogger()
     if any(type(h) is logging.StreamHandler for h in root.handlers):
-        return None  # the user's own configuration prints already
+        return  # the user's own configuration prints already
     handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     if root.level in (logging.NOTSET, logging.WARNING):
         root.setLevel(logging.INFO)
-    return handler
 
 
 class _CurrentStderr(logging.Handler):
@@ -383,11 +389,14 @@ def _redirect(descriptor: int) -> Iterator[None]:
 @contextmanager
 def _tee(file: Any) -> Iterator[None]:
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Tee(streams[0], file), _Tee(streams[1], file)
+    tees = _Tee(streams[0], file), _Tee(streams[1], file)
+    sys.stdout, sys.stderr = tees
     try:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+        for tee in tees:
+            tee.end()
 
 
 class _Tee:
@@ -395,8 +404,14 @@ class _Tee:
         self._stream = stream
         self._file = file
 
+    def end(self) -> None:
+        """Write to the terminal alone from now on: whatever the step gave this stream to may outlive the log."""
+        self._file = None
+
     def write(self, text: str) -> int:
-        self._file.write(text.encode("utf-8", "backslashreplace"))
+        file = self._file  # a thread of the step may still print while it ends
+        if file is not None:
+            file.write(text.encode("utf-8", "backslashreplace"))
         return int(self._stream.write(text) or len(text))
 
     def __getattr__(self, name: str) -> Any:

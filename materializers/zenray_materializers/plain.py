@@ -18,11 +18,10 @@ from zenray.errors import MaterializerError
 from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer
 from zenray.model import Json
 from zenray_materializers.preview import brief
-from zenray_materializers.tree import Decoder, Encoder
+from zenray_materializers.tree import Decoder, Encoder, is_closed
 
 _FILE = "value.json"
 _BYTES_FILE = "value.bin"
-_CLOSED = frozenset((type(None), bool, int, float, complex, str, bytes, bytearray, range))
 
 
 class PlainMaterializer(Materializer):
@@ -64,8 +63,8 @@ class PlainMaterializer(Materializer):
         return {"value": brief(value)}
 
     def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
-        """Say so for all but single values of Python's own types: a container can hold anything."""
-        return type(value) not in _CLOSED
+        """Say so where something in it is not of one of Python's own types."""
+        return not is_closed(value)
 
 
 class InlineMaterializer(Materializer):

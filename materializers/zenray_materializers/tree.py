@@ -391,6 +391,21 @@ _DECODERS: dict[str, Callable[[Decoder, Any], Any]] = {
     "$ref": _reference,
 }
 
+_CLOSED = frozenset((type(None), bool, bytes, bytearray, *_ATOMS))
+
+
+def is_closed(value: Any) -> bool:
+    """Say whether a value that was encoded is made of Python's own types alone, whatever it contains."""
+    kind = type(value)
+    if kind in _CLOSED:
+        return True
+    if kind not in _CONTAINERS:
+        return False
+    items = list(value)
+    if isinstance(value, dict):
+        items += [*value.values(), *getattr(value, "__dict__", {}).values()]
+    return set(map(type, items)) <= _CLOSED or all(map(is_closed, items))
+
 
 class _PrefixedWriter:
     """A writer whose files all lie under a prefix of another writer."""

@@ -333,6 +333,15 @@ def test_explain_names_the_edited_helper_and_what_followed_from_it(zenray):
     assert "total ran because: argument 'rows' changed (it comes from clean)" in lines
 
 
+def test_explain_compares_a_submitted_script_with_the_same_one_run_directly(zenray):
+    zenray.write("flow.py", FLOW + "\nif __name__ == '__main__':\n    flow()\n")
+    subprocess.run([sys.executable, "flow.py"], cwd=zenray.folder, env=zenray.environment, check=True, timeout=120)
+    zenray.write("helpers.py", HELPERS.replace("r > 0", "r > 1"))
+    zenray("submit", "flow.py:flow")
+    line = zenray("run", "explain", "latest", "clean").stdout.splitlines()[0]
+    assert line == "clean ran because: function 'helpers.clean' in helpers.py changed"
+
+
 def test_explain_compares_with_the_nearest_earlier_run_not_with_the_last(zenray):
     zenray("submit", "flow.py:flow", "-p", "n=7")
     zenray.write("helpers.py", HELPERS.replace("r > 0", "r > 1"))
@@ -417,7 +426,8 @@ def test_artifact_gc_removes_only_with_yes(zenray):
     assert len(zenray.json("run", "list")) == 1
     assert "whole, 0 are not" in zenray("artifact", "verify").stdout
     assert "all 4 steps were cached" in zenray("submit", "flow.py:flow").stderr
-    assert "no duration" in zenray("artifact", "gc", "--older-than", "soon", code=2).stderr
+    for wrong in ("soon", "-7d", "1.2.3h"):
+        assert "no duration" in zenray("artifact", "gc", f"--older-than={wrong}", code=2).stderr
 
 
 # -- the other nouns ---------------------------------------------------------------------------------------------------

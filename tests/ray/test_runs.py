@@ -99,6 +99,38 @@ def many(count: int, salt: int):
 """,
 }
 
+FLAKY = """
+from pathlib import Path
+from zenray import pipeline, step
+
+class Flaky(Exception):
+    pass
+
+def count(name):
+    with Path(name).open("a") as file:
+        file.write("x")
+    if len(Path(name).read_text()) < 3:
+        raise Flaky("again")
+    return len(Path(name).read_text())
+
+@step(retries=2, retry_on=Flaky)
+def imported(name: str) -> int:
+    return count(name)
+
+def cell():
+    @step(retries=2, retry_on=Flaky)
+    def pickled(name: str) -> int:
+        return count(name)
+    return pickled
+
+@pipeline
+def flaky():
+    imported("a"), cell()("b")
+
+if __name__ == "__main__":
+    print("gave", *(s.output.load() for s in flaky().steps.values()))
+"""
+
 
 @pytest.fixture
 def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -156,6 +188,12 @@ def test_a_script_run_directly_shares_the_cache_with_submit(project: Path) -> No
     assert done.stdout.endswith("succeeded\n"), done.stderr
     submit(project, "flow.py:flow", "-p", "n=50")
     assert set(statuses("flow").values()) == {"cached"}
+
+
+def test_a_script_run_directly_retries_on_its_own_exceptions(project: Path) -> None:
+    (project / "script.py").write_text(FLAKY)
+    done = subprocess.run([sys.executable, "script.py"], cwd=project, text=True, capture_output=True, check=False)
+    assert done.stdout.endswith("gave 3 3\n"), done.stderr
 
 
 def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surroundings(project: Path) -> None:

@@ -1,12 +1,15 @@
 """Runs on the inline launcher: what steps give, what is cached, and what happens when they fail."""
 
 import logging
+import os
 import pickle
 import resource
+import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +19,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import zenray_materializers
 
 import zenray
 from zenray import File, Folder, Materializer, artifacts, pipeline, step
@@ -34,6 +38,7 @@ from zenray.store import open_store
 from zenray.submit import run_pipeline
 from zenray.views import Books
 
+PACKAGE_FOLDERS = [Path(p.__file__ or "").parents[1] for p in (zenray, zenray_materializers)]
 CALLS: list[str] = []
 FAIL_BELOW = {"attempts": 0}
 
@@ -90,17 +95,31 @@ def test_a_step_called_outside_a_pipeline_is_just_the_function() -> None:
         broken(1)
 
 
+def test_a_step_called_inside_a_step_is_just_the_function_too() -> None:
+    @step
+    def outer(n: int) -> int:
+        return double(n) + 1
+
+    @pipeline
+    def nested():
+        outer(number(2))
+
+    run = nested()
+    assert list(run.steps) == ["number", "outer"]
+    assert run.steps["outer"].output.load() == 5
+
+
 def test_a_static_pipeline_runs_and_reads_back() -> None:
     @pipeline
     def static(n: int = 3):
         half, _ = parts(double(number(n)))
-        return {"half": half, "all": total([half, double(half), 5])}
+        return {"half": half, "all": total([half, double(7), 5])}
 
     run = static(n=4)
     assert run.status == "succeeded"
     assert statuses(run) == dict.fromkeys(["number", "double", "parts", "double_2", "total"], "succeeded")
     assert run.steps["parts"].outputs["text"].load() == "n=8"
-    assert run.steps["total"].output.load() == 4 + 8 + 5
+    assert run.steps["total"].output.load() == 4 + 14 + 5
     again = zenray.get_pipeline("static").runs[-1]
     assert again.run_id == run.run_id
     assert again.parameters == {"n": 4}
@@ -352,11 +371,29 @@ def test_the_same_output_name_twice_is_refused_at_decoration() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_cpus": -1}, {"memory": "lots"}, {"retrys": 1}, {"retries": -1}, {"name": "a/b"}]
+    "options",
+    [
+        {"num_cpus": -1},
+        *({"memory": memory} for memory in ("lots", "1.2.3GiB", "-1GiB", float("nan"), float("inf"), True)),
+        *({"cache_expiry": expiry} for expiry in ("1.2.3h", "-7d", "7y", -1, float("nan"), True)),
+        *({"resources": asked} for asked in (5, ["disk"], {1: 1}, {"disk": "much"}, {"CPU": 1}, {"memory": 1})),
+        {"accelerator_type": 5},
+        {"retrys": 1},
+        {"retries": -1},
+        {"name": "a/b"},
+    ],
+    ids=str,
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match=next(iter(options))):
         double.options(**options)
+
+
+def test_sizes_and_durations_are_read_as_people_write_them() -> None:
+    sizes = {"8GiB": 8 << 30, "1.5 gb": 1_500_000_000, "2k": 2000, "512": 512, 1e9: 1_000_000_000}
+    assert {size: double.options(memory=size).settings.resources.memory_bytes for size in sizes} == sizes
+    durations = {"250ms": 0.25, "90s": 90, "15min": 900, "2m": 120, "12 h": 43_200, "7d": 604_800, "1w": 604_800, 5: 5}
+    assert {d: double.options(cache_expiry=d).settings.cache_expiry_s for d in durations} == durations
 
 
 def test_a_changed_file_runs_again_and_a_touched_one_does_not(tmp_path: Path) -> None:
@@ -516,6 +553,35 @@ def test_classes_known_to_type_checkers_only_leave_names_and_other_annotations_i
     assert fit.annotations["n"] is int
 
 
+def test_the_set_up_of_logging_in_a_step_ends_with_it(capfd: pytest.CaptureFixture[str]) -> None:
+    streams = []
+
+    @step(cache=False)
+    def configures() -> int:
+        logging.basicConfig(level=logging.DEBUG, force=True)
+        logging.debug("one")
+        streams.append(sys.stderr)
+        return 1
+
+    @step(cache=False)
+    def logs(n: int) -> int:
+        logging.info("two")
+        print("three", file=streams[0])
+        return n
+
+    @pipeline
+    def configured():
+        logs(configures())
+
+    root = logging.getLogger()
+    before = root.level, root.handlers.copy()
+    run = configured()
+    assert run.steps["configures"].logs == "DEBUG:root:one\n"
+    assert run.steps["logs"].logs == "INFO root: two\n"
+    assert (root.level, root.handlers) == before
+    assert "Logging error" not in capfd.readouterr().err
+
+
 def test_what_tiny_steps_print_is_kept_apart() -> None:
     @step(cache=False)
     def says(n: int) -> None:
@@ -568,6 +634,79 @@ def test_an_edited_method_of_an_instance_that_arrives_as_input_runs_the_step_aga
     assert set(statuses(scaling()).values()) == {"cached"}
     monkeypatch.setattr(Scale, "__call__", call)
     assert [scaling().steps[s].output.load() for s in ("apply", "apply_given")] == [11, 11]
+
+
+SHOPS = {
+    "a class that a function imports": (
+        "@step\ndef make() -> Any:\n    from shop import Item\n    return Item(3)\n",
+        "item.total()",
+    ),
+    "a class that a third module makes": (
+        "import maker\n@step\ndef make() -> Any:\n    return maker.make()\n",
+        "item.total()",
+    ),
+    "a function in a pickle": (
+        "from shop import helper\n@step(allow_pickle=True)\ndef make() -> Any:\n    return helper\n",
+        "item(3)",
+    ),
+    "a function in a value with a materializer": (
+        "import calls, shop\nfrom vendor import Call\n@step\ndef make() -> Any:\n    return Call(shop.helper)\n",
+        "item.target(3)",
+    ),
+}
+SHOP = """
+from dataclasses import dataclass
+
+@dataclass
+class Item:
+    price: int
+    def total(self):
+        return self.price * {by}
+
+def helper(n):
+    return n * {by}
+"""
+CALLS_MODULE = """
+import pickle
+from zenray import Materializer
+from zenray.materializer import registry
+
+@registry.register
+class CallMaterializer(Materializer):
+    types = ("vendor.Call",)
+    def save(self, value, writer):
+        writer.put("target", pickle.dumps(value.target))
+    def load(self, reader, cls, metadata):
+        return cls(pickle.loads(reader.read("target")))
+"""
+
+
+@pytest.mark.parametrize("make", SHOPS)
+def test_edited_code_behind_what_a_step_takes_runs_it_again(make: str, tmp_path: Path) -> None:
+    """In processes of their own: which modules are loaded already is part of the matter."""
+    made, used = SHOPS[make]
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    (installed / "vendor.py").write_text("class Call:\n    def __init__(self, target):\n        self.target = target\n")
+    (tmp_path / "maker.py").write_text("def make():\n    from shop import Item\n    return Item(3)\n")
+    (tmp_path / "calls.py").write_text(CALLS_MODULE)
+    (tmp_path / "flow.py").write_text(
+        f"from typing import Any\nfrom zenray import pipeline, step\n{made}\n"
+        f"@step\ndef use(item: Any) -> int:\n    return {used}\n\n@pipeline\ndef p():\n    use(make())\n"
+    )
+    code = "import flow; print('gave', flow.p().steps['use'].output.load())"
+    paths = os.pathsep.join([str(tmp_path), str(installed), *map(str, PACKAGE_FOLDERS)])
+
+    def run(by: int) -> str:
+        (tmp_path / "shop.py").write_text(SHOP.format(by=by))
+        environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    assert [run(2), run(100)] == ["gave 6", "gave 300"]
 
 
 @dataclass(frozen=True)
@@ -624,6 +763,8 @@ def test_an_edited_method_is_followed_to_instances_inside_of(holder: str, monkey
     [
         3,
         "text",
+        [1, 2.5],
+        {"a": (None, [date(2026, 1, 31)])},
         np.arange(3),
         np.float32(1),
         pa.table({"a": [1]}),
@@ -733,8 +874,7 @@ def test_an_artifact_of_another_run_is_taken_by_its_content(tmp_path: Path, monk
     with pytest.raises(DefinitionError, match=r"'n' is annotated int.*builtins.str"):
         taking(text)
     monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "elsewhere"))
-    with pytest.raises(DefinitionError, match=r"this run uses .*elsewhere"):
-        taking(four)
+    assert taking(four).steps["double"].output.load() == 8  # copied to the other store
 
 
 def test_an_artifact_of_another_run_that_is_gone_is_refused(tmp_path: Path) -> None:

@@ -298,12 +298,12 @@ def gc(
 
 
 def _duration_s(text: str) -> float:
-    units = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    try:
-        return float(number) * units[text[len(number) :].strip() or "s"]
-    except (ValueError, KeyError):
-        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d") from None
+    from zenray.units import duration_s
+
+    found = duration_s(text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no duration such as 90s, 15min, 12h, 7d")
+    return found
 
 
 def _books(stack: str | None) -> "Books":

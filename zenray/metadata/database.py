@@ -138,7 +138,7 @@ class Database:
 
     def check_driver(self) -> None:
         """Raise MetadataError where the driver for the URL is not installed; connects to nothing."""
-        self._create_engine(None)
+        self._create_engine(silence_s=None)
 
     def upgrade(self) -> None:
         """Bring the tables of an older ZenRay up to date, also where that is not done by itself."""
