@@ -258,6 +258,8 @@ class Coordinator:
 
     def _sleep(self) -> None:
         """Wait for news; a blocking launcher has none, but another run may."""
+        if self._is_closed:
+            return  # the news of it came before there was anybody to wake
         if self._lookup.is_waiting:
             self._condition.wait(POLL_S[0])
         elif not self._launcher.is_blocking:
@@ -454,11 +456,11 @@ class Coordinator:
         if result is not None:
             state.metadata = result.metadata
             self._journal.attempt(state, result, Status.SUCCEEDED)
-            if key and result.is_cacheable:
+            if key and result.is_cacheable and state.step.settings.cache:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))
                 changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
         self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
-        for twin in self._lookup.end(key):
+        for twin in self._lookup.end(key) if state.holds_claim else ():
             twin.source = state.source or (self.run_id, state.name)
             self._commit(twin, outputs, is_cached=True)
 
@@ -468,7 +470,7 @@ class Coordinator:
         self._end(state, Status.FAILED, self._claim_end(state))
         self._skip(skipped, state.name)
         key = state.key.key if state.key else ""
-        for twin in self._lookup.end(key):
+        for twin in self._lookup.end(key) if state.holds_claim else ():
             self._enqueue(twin)
 
     def _claim_end(self, state: StepState) -> list[Change]:

@@ -1045,3 +1045,30 @@ def test_a_giant_message_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
         flow()
     assert len(str(caught.value)) < 20_000
     assert len(capfd.readouterr().err) < 500_000
+
+
+def test_a_step_that_is_not_cached_neither_takes_nor_gives_a_result() -> None:
+    @step
+    def sample(n: int) -> int:
+        note("sample")
+        return n
+
+    @pipeline
+    def twice():
+        sample(1)
+        sample.options(cache=False)(1)
+        sample.options(cache=False)(1)
+
+    assert statuses(twice()) == {"sample": "succeeded", "sample_2": "succeeded", "sample_3": "succeeded"}
+    assert statuses(twice()) == {"sample": "cached", "sample_2": "succeeded", "sample_3": "succeeded"}
+
+    @pipeline
+    def never():
+        sample.options(cache=False)(2)
+
+    @pipeline
+    def now_cached():
+        sample(2)
+
+    never()
+    assert statuses(now_cached()) == {"sample": "succeeded"}
