@@ -1050,7 +1050,6 @@ def test_a_giant_message_is_cut(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_step_that_is_not_cached_neither_takes_nor_gives_a_result() -> None:
     @step
     def sample(n: int) -> int:
-        note("sample")
         return n
 
     @pipeline
