@@ -77,10 +77,23 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def cluster_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A ZENRAY_HOME with a Ray cluster, which this process itself joins."""
+    import ray
+
+    home = tmp_path_factory.mktemp("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZENRAY_HOME", str(home))
+        local_cluster.begin(num_cpus=2).wait_ready()
+    yield home
+    ray.shutdown()  # a driver whose cluster goes away ends its process
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZENRAY_HOME", str(home))
+        local_cluster.down()
+
+
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A local Ray cluster, in a home of its own."""
-    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("ray")))
-    local_cluster.begin(num_cpus=2).wait_ready()
-    yield
-    local_cluster.down()
+def cluster(cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run on the cluster of the session."""
+    monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))

@@ -16,7 +16,21 @@ from zenray import errors, pipeline, step
 SOURCE = Path(zenray.__file__).parent
 PACKAGES = (SOURCE, SOURCE.parent / "materializers" / "zenray_materializers")
 MODULES = sorted(path for package in PACKAGES for path in package.rglob("*.py") if "migrations" not in path.parts)
-HEAVY = ("ray", "sqlalchemy", "alembic", "pyarrow", "fsspec", "typer", "rich", "pydantic", "numpy", "pandas", "torch")
+HEAVY = (
+    "ray",
+    "sqlalchemy",
+    "alembic",
+    "pyarrow",
+    "fsspec",
+    "typer",
+    "rich",
+    "pydantic",
+    "numpy",
+    "pandas",
+    "torch",
+    "mlflow",
+    "wandb",
+)
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 600, 80
 MAX_HOPS, MAX_FILES = 13, 7
 

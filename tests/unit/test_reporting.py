@@ -18,7 +18,7 @@ from zenray.runner import RunObserver, RunRequest, run
 from zenray.stack import active_stack
 from zenray.store import open_store
 from zenray.trackers import TrackedRun, open_tracker
-from zenray.trackers.reporting import FIRST_GRACE_S, Reporter
+from zenray.trackers.reporting import GRACE_S, Reporter
 
 
 @dataclass
@@ -68,9 +68,7 @@ def counting(count: int = 1) -> None:
         numbers(i)
 
 
-def report(
-    tracker: Recorder, tmp_path: Path, *, count: int = 1, first_grace_s: float = FIRST_GRACE_S
-) -> tuple[str, Seen]:
+def report(tracker: Recorder, tmp_path: Path, *, count: int = 1, grace_s: float = GRACE_S) -> tuple[str, Seen]:
     """Run a pipeline without a tracker and tell a reporter of its steps as an engine would."""
     seen = Seen()
     store = open_store(str(tmp_path / "store"))
@@ -78,7 +76,7 @@ def report(
     reporter = Reporter(tracker, TrackedRun("run-1", "counting", {"count": count}), store=store, observer=seen)
     for state in states:
         reporter.on_step(state)
-    return reporter.close(Status.SUCCEEDED, first_grace_s=first_grace_s), seen
+    return reporter.close(Status.SUCCEEDED, grace_s=grace_s, first_grace_s=max(grace_s, 2.0)), seen
 
 
 def finished_states(tmp_path: Path, count: int) -> list[Any]:
@@ -149,7 +147,7 @@ def test_a_tracker_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:
 
 def test_a_run_does_not_wait_for_a_tracker_that_hangs(tmp_path: Path) -> None:
     gate = threading.Event()
-    remark, seen = report(Recorder(lambda: gate.wait(60)), tmp_path, count=2, first_grace_s=0.1)
+    remark, seen = report(Recorder(lambda: gate.wait(60)), tmp_path, count=2, grace_s=0.1)
     assert remark == "tracker: 10 of 10 values were not logged"
     assert "it does not answer" in seen.notes[0]
     gate.set()

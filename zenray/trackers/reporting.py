@@ -57,6 +57,7 @@ class Reporter:
         self._total = self._logged = self._calls = 0
         self._status: Status | None = None  # how the run ended
         self._is_started = self._has_warned = self._is_closed = False
+        self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=f"zenray-tracker-{run.run_id}", daemon=True)
         self._thread.start()
 
@@ -98,18 +99,20 @@ class Reporter:
 
     # -- the end of the run -----------------------------------------------------------------------------------------
 
-    def close(self, status: Status, *, first_grace_s: float = FIRST_GRACE_S) -> str:
+    def close(self, status: Status, *, grace_s: float = GRACE_S, first_grace_s: float = FIRST_GRACE_S) -> str:
         """Give the tracker a moment for what is left; returns a line for the summary, empty where all was logged.
 
-        Waits as long as the tracker gets on: at most 5 s for one call, longer for the first, which imports its client.
+        Waits as long as the tracker gets on, and ``grace_s`` for one call; the first, which imports the client, has
+        had ``first_grace_s`` since the run began.
         """
         until = time.monotonic() + MAX_WAIT_S
+        first_grace_s -= time.monotonic() - self._began
         with self._condition:
             self._status = status
             self._condition.notify_all()
         while self._thread.is_alive() and time.monotonic() < until:
             before = self._calls
-            self._thread.join(GRACE_S if self._is_started or self._has_warned else first_grace_s)
+            self._thread.join(grace_s if self._is_started or self._has_warned else max(grace_s, first_grace_s))
             if self._calls == before:
                 break
         if self._thread.is_alive():
