@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from zenray.errors import (
 )
 from zenray.materializer import registry
 from zenray.store import open_store
-from zenray.submit import run_pipeline
+from zenray.submit import parse_parameters, run_pipeline
 from zenray.views import Books
 
 PACKAGE_FOLDERS = [Path(p.__file__ or "").parents[1] for p in (zenray, zenray_materializers)]
@@ -387,6 +387,49 @@ def test_the_same_output_name_twice_is_refused_at_decoration() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(DefinitionError, match=next(iter(options))):
         double.options(**options)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "texts"),
+    [
+        (str, {"2024": "2024", "null": "null", '"a"': '"a"'}),
+        (str | None, {"2024": "2024", "null": None, "true": "true", '"a"': '"a"'}),
+        (int | str, {"2024": 2024, "x": "x", '"7"': "7"}),
+        (Literal["1", "2"], {"1": "1"}),
+        (Literal[1, "1"], {"1": 1}),
+        (Path, {"2024": Path("2024"), "a/b": Path("a/b")}),
+        (bool, {"true": True, "0": False}),
+        (float | None, {"3e-4": 3e-4, "null": None}),
+        (list[str], {'["1"]': ["1"]}),
+        (Any, {"1": 1, "x": "x"}),
+    ],
+    ids=str,
+)
+def test_a_parameter_on_the_command_line_becomes_what_is_annotated(annotation: Any, texts: dict[str, Any]) -> None:
+    def given(value: Any) -> None: ...
+
+    given.__annotations__ = {"value": annotation}
+    read = {text: parse_parameters(pipeline(given), [f"value={text}"])["value"] for text in texts}
+    assert [(type(v), v) for v in read.values()] == [(type(v), v) for v in texts.values()]
+
+
+@pytest.mark.parametrize(("annotation", "text"), [(int, "true"), (Literal["1", "2"], "3"), (list[int], "x")], ids=str)
+def test_a_parameter_on_the_command_line_that_does_not_fit_is_refused(annotation: Any, text: str) -> None:
+    def given(value: Any) -> None: ...
+
+    given.__annotations__ = {"value": annotation}
+    with pytest.raises(DefinitionError, match=f"'{text}' does not fit: Input should be"):
+        parse_parameters(pipeline(given), [f"value={text}"])
+
+
+@pytest.mark.parametrize("name", ["queue", "sys", "numpy"])
+def test_a_file_of_materializers_named_as_another_module_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / f"{name}.py").write_text("raise AssertionError\n")
+    with pytest.raises(MaterializerError, match="rename the file"):
+        registry.register_folder(tmp_path)
 
 
 def test_sizes_and_durations_are_read_as_people_write_them() -> None:
