@@ -4,8 +4,10 @@ import logging
 import os
 import pickle
 import resource
+import socket
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,11 +31,15 @@ from zenray.errors import (
     MaterializerError,
     NotFoundError,
     RunCancelled,
+    RunLostError,
     StepFailed,
     StoreError,
     UnfinishedArtifactError,
 )
 from zenray.materializer import registry
+from zenray.metadata.records import RunRecord
+from zenray.model import Status
+from zenray.runner import owner_name
 from zenray.store import open_store
 from zenray.submit import parse_parameters, run_pipeline
 from zenray.views import Books
@@ -565,6 +571,21 @@ def test_ctrl_c_cancels_the_run() -> None:
     run = zenray.get_run("latest")
     assert run.status == "cancelled"
     assert statuses(run) == {"interrupted": "cancelled", "double": "cancelled"}
+
+
+def test_a_run_is_lost_when_its_process_is_gone_and_not_before() -> None:
+    """On this host the process decides; of another host's only the lease is known."""
+    ledger, here, past = Books().ledger, socket.gethostname(), time.time() - 3600
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    owners = {"here": owner_name(), "gone": f"{here}:{gone.pid}:1", "far": f"far.{here}:1:1", "cut": f"far.{here}:1:1"}
+    for run_id, owner in owners.items():
+        ledger.create_run(RunRecord(run_id, "lost", Status.RUNNING, started_at=past))
+        ledger.acquire_lease(run_id, owner, ttl_s=60 if run_id in ("far", "gone") else -60)
+    assert [str(zenray.get_run(r).record.status) for r in owners] == ["running", "failed", "running", "failed"]
+    assert {r.run_id for r in zenray.list_runs() if r.record.status == "running"} == {"here", "far"}
+    with pytest.raises(RunLostError, match="'gone' was given up for lost by another process"):
+        ledger.renew_lease("gone", 1, ttl_s=60)
 
 
 def test_unknown_names_say_what_is_known() -> None:
