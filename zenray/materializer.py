@@ -134,6 +134,11 @@ class Registry:
                 module = importlib.import_module(path.stem)
             except Exception as exc:
                 raise MaterializerError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
+            file = getattr(module, "__file__", None) or "built in"
+            if Path(file).resolve() != path.resolve():
+                raise MaterializerError(
+                    f"{path} cannot be imported: {path.stem!r} is the name of another module ({file}); rename the file"
+                )
             for value in list(vars(module).values()):
                 if isinstance(value, type) and value.__module__ == module.__name__ and getattr(value, "types", None):
                     self.register(value, origin=str(path))

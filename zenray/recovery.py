@@ -7,30 +7,44 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zenray.metadata.ledger import Ledger
-from zenray.metadata.records import RunRecord
 from zenray.model import Status
+
+if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: who has a ledger has paid for it
+    from zenray.metadata.ledger import Ledger
+    from zenray.metadata.records import RunRecord
 
 UNOWNED_S = 60.0  # between a run's first row and its lease lie milliseconds
 
 
-def mark_lost_runs(ledger: Ledger) -> list[str]:
-    """Mark the unfinished runs whose lease has ended, or whose process on this host is dead; returns their ids."""
+def mark_lost_runs(ledger: "Ledger") -> list[str]:
+    """Mark the unfinished runs whose process is gone, as far as that can be known; returns their ids.
+
+    Of a process on this host it is known. A lease decides on another host's alone: a step that keeps the interpreter
+    to itself, or a laptop that sleeps, lets it run out while the process lives.
+    """
     now = time.time()
     unfinished = [r for s in (Status.RUNNING, Status.WAITING) for r in ledger.list_runs(status=s, limit=10_000)]
     return [r.run_id for r in unfinished if _is_lost(r, now) and _mark(ledger, r, now)]
 
 
-def _mark(ledger: Ledger, run: RunRecord, now: float) -> bool:
-    has_expired = run.lease_until is not None and run.lease_until < now
-    return ledger.mark_lost(run.run_id, now=now, is_owner_dead=not has_expired)
+def _mark(ledger: "Ledger", run: "RunRecord", now: float) -> bool:
+    is_known_dead = not run.owner or _is_here(run.owner)
+    return ledger.mark_lost(run.run_id, now=now, is_owner_dead=is_known_dead)
 
 
-def _is_lost(run: RunRecord, now: float) -> bool:
+def _is_lost(run: "RunRecord", now: float) -> bool:
     if not run.owner:  # its process has not taken the lease yet, or died before it could
         return now - run.started_at > UNOWNED_S
-    return (run.lease_until is not None and run.lease_until < now) or is_owner_dead(run.owner)
+    if _is_here(run.owner):
+        return is_owner_dead(run.owner)
+    return run.lease_until is not None and run.lease_until < now
+
+
+def _is_here(owner: str) -> bool:
+    host, _, rest = owner.partition(":")
+    return host == socket.gethostname() and rest.partition(":")[0].isdecimal()
 
 
 def is_owner_dead(owner: str) -> bool:
@@ -38,10 +52,9 @@ def is_owner_dead(owner: str) -> bool:
 
     The start time tells a process from a later one of the same number; without ``/proc`` only the number counts.
     """
-    host, _, rest = owner.partition(":")
-    pid, _, start = rest.partition(":")
-    if host != socket.gethostname() or not pid.isdecimal():
+    if not _is_here(owner):
         return False
+    pid, _, start = owner.partition(":")[2].partition(":")
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:

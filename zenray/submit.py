@@ -6,12 +6,11 @@ Runs in: driver.
 import importlib
 import importlib.util
 import sys
-import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zenray.annotations import fits
+from zenray.annotations import classes_in, fits
 from zenray.errors import DefinitionError, NotFoundError, suggest
 from zenray.materializer import main_module_name, register_repository
 from zenray.pipeline import Pipeline
@@ -119,6 +118,8 @@ def parse_parameters(pipeline: Pipeline[Any], texts: Sequence[str]) -> dict[str,
     """Turn ``name=value`` texts into the pipeline's parameters, converted to what is annotated.
 
     ``lr=3e-4`` for a float, ``months=[1,2]`` (JSON) for a list; without an annotation JSON where it is, else text.
+    For ``str`` it is the text as it stands, for ``str | None`` too, but for ``null``. For other annotations it is JSON
+    where that fits, so that ``2024`` is a number for ``int | str``, else the text: ``Literal["1", "2"]``, ``Path``.
     """
     values: dict[str, Any] = {}
     known = pipeline.signature.parameters
@@ -140,20 +141,22 @@ def _converted(pipeline: Pipeline[Any], name: str, raw: str) -> Any:
     from pydantic import TypeAdapter, ValidationError
 
     annotation = pipeline.annotations.get(name, Any)
+    allowed = set(classes_in(annotation))
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         value = raw
     if isinstance(value, bool) and not fits(value, annotation):
         value = raw  # "true" is no number
-    if annotation is Any:
-        return value
-    if str in (annotation, *typing.get_args(annotation)) and not isinstance(value, type(None)):
-        value = raw if annotation is str else value
+    if str in allowed <= {str, type(None)} and not (value is None and type(None) in allowed):
+        value = raw
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as exc:
         reason = exc.errors()[0]["msg"]
+    try:
+        return TypeAdapter(annotation).validate_python(raw)
+    except ValidationError:
         raise DefinitionError(
             f"parameter {name!r} of pipeline {pipeline.name!r}: {raw!r} does not fit: {reason}"
         ) from None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zenray.errors import NotFoundError, suggest
 from zenray.model import Status
 from zenray.profile import active_stack, usable_stacks
+from zenray.recovery import mark_lost_runs
 from zenray.stack import Stack
 from zenray.stored import StoredArtifact
 
@@ -185,7 +186,7 @@ class PipelineRuns:
 
 def get_pipeline(name: str, *, stack: str | None = None) -> PipelineRuns:
     """Return a pipeline that has runs on a stack; NotFoundError lists those there are."""
-    books = Books(active_stack(stack))
+    books = _current_books(stack)
     known = [p.name for p in books.ledger.pipelines()]
     if name not in known:
         raise NotFoundError(f"no pipeline {name!r} has run on stack {books.stack.name!r}; {suggest(name, known)}")
@@ -194,7 +195,7 @@ def get_pipeline(name: str, *, stack: str | None = None) -> PipelineRuns:
 
 def get_run(run_id: str, *, stack: str | None = None) -> Run:
     """Return a run by its id or the beginning of it; ``latest`` is the newest."""
-    books = Books(active_stack(stack))
+    books = _current_books(stack)
     if run_id == "latest":
         newest = books.ledger.list_runs(limit=1)
         if not newest:
@@ -207,8 +208,15 @@ def get_run(run_id: str, *, stack: str | None = None) -> Run:
 
 def list_runs(pipeline: str | None = None, *, limit: int = 100, stack: str | None = None) -> list[Run]:
     """Return the newest runs, newest first."""
-    books = Books(active_stack(stack))
+    books = _current_books(stack)
     return [Run(r, books) for r in books.ledger.list_runs(pipeline, limit=limit)]
+
+
+def _current_books(stack: str | None) -> Books:
+    """Return the books of a stack in which no run is unfinished whose process is gone."""
+    books = Books(active_stack(stack))
+    mark_lost_runs(books.ledger)
+    return books
 
 
 class _Named(dict[str, Any]):

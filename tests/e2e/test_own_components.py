@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from zenray import launcher
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_components"
-# A run through the parts that a stack's file does not reach yet, on the inline launcher.
+# A run through the parts without a stack's file, on the inline launcher.
 DRIVER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
-from zenray.stack import active_stack
 from zenray.submit import load_pipeline
 from zenray.views import Books, Run
 
@@ -93,7 +91,6 @@ def test_the_installed_materializer_is_listed_with_its_entry_point(project: Path
     assert "entry point polynomial" in shown
 
 
-@pytest.mark.skipif(not hasattr(launcher, "launcher_factory"), reason="stacks have no orchestrators of packages yet")
 def test_a_stack_of_nothing_but_own_components_runs_the_example(project: Path, installed: Path) -> None:
     shown = call(project, installed, "-m", "zenray", "submit", "flow.py", "--stack", "own")
     assert "2 succeeded" in shown.stdout + shown.stderr

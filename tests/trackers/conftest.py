@@ -12,8 +12,9 @@ from tests.servers.trackers import MissingServer, MlflowServer
 from zenray import Pipeline, Run, local_cluster
 from zenray.journal import StepState
 from zenray.model import Status
+from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
-from zenray.stack import Stack, active_stack
+from zenray.stack import Stack
 from zenray.views import Books
 
 

@@ -4,15 +4,17 @@ import logging
 import os
 import pickle
 import resource
+import socket
 import subprocess
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,13 +31,17 @@ from zenray.errors import (
     MaterializerError,
     NotFoundError,
     RunCancelled,
+    RunLostError,
     StepFailed,
     StoreError,
     UnfinishedArtifactError,
 )
 from zenray.materializer import registry
+from zenray.metadata.records import RunRecord
+from zenray.model import Status
+from zenray.runner import owner_name
 from zenray.store import open_store
-from zenray.submit import run_pipeline
+from zenray.submit import parse_parameters, run_pipeline
 from zenray.views import Books
 
 PACKAGE_FOLDERS = [Path(p.__file__ or "").parents[1] for p in (zenray, zenray_materializers)]
@@ -389,6 +395,49 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
         double.options(**options)
 
 
+@pytest.mark.parametrize(
+    ("annotation", "texts"),
+    [
+        (str, {"2024": "2024", "null": "null", '"a"': '"a"'}),
+        (str | None, {"2024": "2024", "null": None, "true": "true", '"a"': '"a"'}),
+        (int | str, {"2024": 2024, "x": "x", '"7"': "7"}),
+        (Literal["1", "2"], {"1": "1"}),
+        (Literal[1, "1"], {"1": 1}),
+        (Path, {"2024": Path("2024"), "a/b": Path("a/b")}),
+        (bool, {"true": True, "0": False}),
+        (float | None, {"3e-4": 3e-4, "null": None}),
+        (list[str], {'["1"]': ["1"]}),
+        (Any, {"1": 1, "x": "x"}),
+    ],
+    ids=str,
+)
+def test_a_parameter_on_the_command_line_becomes_what_is_annotated(annotation: Any, texts: dict[str, Any]) -> None:
+    def given(value: Any) -> None: ...
+
+    given.__annotations__ = {"value": annotation}
+    read = {text: parse_parameters(pipeline(given), [f"value={text}"])["value"] for text in texts}
+    assert [(type(v), v) for v in read.values()] == [(type(v), v) for v in texts.values()]
+
+
+@pytest.mark.parametrize(("annotation", "text"), [(int, "true"), (Literal["1", "2"], "3"), (list[int], "x")], ids=str)
+def test_a_parameter_on_the_command_line_that_does_not_fit_is_refused(annotation: Any, text: str) -> None:
+    def given(value: Any) -> None: ...
+
+    given.__annotations__ = {"value": annotation}
+    with pytest.raises(DefinitionError, match=f"'{text}' does not fit: Input should be"):
+        parse_parameters(pipeline(given), [f"value={text}"])
+
+
+@pytest.mark.parametrize("name", ["queue", "sys", "numpy"])
+def test_a_file_of_materializers_named_as_another_module_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / f"{name}.py").write_text("raise AssertionError\n")
+    with pytest.raises(MaterializerError, match="rename the file"):
+        registry.register_folder(tmp_path)
+
+
 def test_sizes_and_durations_are_read_as_people_write_them() -> None:
     sizes = {"8GiB": 8 << 30, "1.5 gb": 1_500_000_000, "2k": 2000, "512": 512, 1e9: 1_000_000_000}
     assert {size: double.options(memory=size).settings.resources.memory_bytes for size in sizes} == sizes
@@ -522,6 +571,21 @@ def test_ctrl_c_cancels_the_run() -> None:
     run = zenray.get_run("latest")
     assert run.status == "cancelled"
     assert statuses(run) == {"interrupted": "cancelled", "double": "cancelled"}
+
+
+def test_a_run_is_lost_when_its_process_is_gone_and_not_before() -> None:
+    """On this host the process decides; of another host's only the lease is known."""
+    ledger, here, past = Books().ledger, socket.gethostname(), time.time() - 3600
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    owners = {"here": owner_name(), "gone": f"{here}:{gone.pid}:1", "far": f"far.{here}:1:1", "cut": f"far.{here}:1:1"}
+    for run_id, owner in owners.items():
+        ledger.create_run(RunRecord(run_id, "lost", Status.RUNNING, started_at=past))
+        ledger.acquire_lease(run_id, owner, ttl_s=60 if run_id in ("far", "gone") else -60)
+    assert [str(zenray.get_run(r).record.status) for r in owners] == ["running", "failed", "running", "failed"]
+    assert {r.run_id for r in zenray.list_runs() if r.record.status == "running"} == {"here", "far"}
+    with pytest.raises(RunLostError, match="'gone' was given up for lost by another process"):
+        ledger.renew_lease("gone", 1, ttl_s=60)
 
 
 def test_unknown_names_say_what_is_known() -> None:

@@ -14,8 +14,8 @@ from zenray import pipeline, step
 from zenray.errors import ConfigError
 from zenray.metadata.ledger import Ledger
 from zenray.model import Status
+from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
-from zenray.stack import active_stack
 from zenray.store import open_store
 from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import GRACE_S, Reporter

@@ -46,9 +46,10 @@ def check(connection: Connection, run_id: str, fence: int) -> None:
     if row is None:
         raise RunLostError(f"run {run_id!r} has been deleted while it was being worked on; start a new one")
     if row.fence != fence:
+        taken = f"has been taken over by {row.owner!r}" if row.owner else "was given up for lost by another process"
         raise RunLostError(
-            f"run {run_id!r} has been taken over by {row.owner or 'another process'!r} (fence {row.fence}, ours is "
-            f"{fence}): nothing more was written from here; see `zenray run show {run_id}`"
+            f"run {run_id!r} {taken} (fence {row.fence}, ours is {fence}): nothing more was written from here; "
+            f"see `zenray run show {run_id}`"
         )
 
 
@@ -75,8 +76,10 @@ def mark_lost(database: Database, run_id: str, *, now: float, is_owner_dead: boo
         error = to_json({"kind": "driver lost", "type": "RunLostError", "message": message, "traceback": ""})
         failed = {"status": Status.FAILED.value, "ended_at": now, "error": error}
         running = Status.RUNNING.value
+        released = {"fence": row.fence + 1, "owner": "", "lease_until": None}
         connection.execute(
-            update(runs).where(runs.c.run_id == run_id), failed | {"fence": row.fence + 1, "lease_until": None}
+            update(runs).where(runs.c.run_id == run_id),
+            failed | released,
         )
         for table in (step_runs, attempts):
             connection.execute(update(table).where(table.c.run_id == run_id, table.c.status == running), failed)
