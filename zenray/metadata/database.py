@@ -227,7 +227,7 @@ class Database:
         except ImportError as exc:
             raise MetadataError(
                 f"the driver for {self.name!r} is not installed ({exc}): install it, for example "
-                "`pip install psycopg[binary]` for PostgreSQL or `pip install pymysql` for MySQL (mysql+pymysql://...)"
+                "`pip install 'zenray[postgres]'` for PostgreSQL or `pip install 'zenray[mysql]'` for mysql+pymysql://..."
             ) from exc
         except SQLAlchemyError as exc:
             raise self._error(exc, "open the metadata store") from exc

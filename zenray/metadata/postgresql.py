@@ -34,7 +34,7 @@ class _SilentServer(OperationalError):
 
 
 def _limited(waiting: Generator[Any, Any, T], silence_s: float) -> Generator[Any, Any, T]:
-    """Pass on what psycopg waits for; it is sent 0, every 0.1 s, while the socket is not ready."""
+    """Pass on what psycopg waits for; it is sent 0, every 0.1 s (not yet in 3.2.0), while the socket is not ready."""
     give_up_at = time.monotonic() + silence_s
     try:
         wanted = next(waiting)
