@@ -3,6 +3,7 @@
 Runs in: anywhere.
 """
 
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,7 @@ from zenray.store.faults import Patience
 from zenray.store.options import OBJECT_STORES, Target
 
 PART_BYTES = 8 << 20
-PARTS_AT_ONCE = 8  # for all transfers of a store together: PART_BYTES times this is what they hold in memory
+PARTS_AT_ONCE = 8  # for all transfers of a store together; downloads hold so many parts in memory, uploads none
 _MAX_PARTS = 10_000  # S3's own limit
 _WHOLE_BYTES = 2 * PART_BYTES  # up to this size an object goes in one request
 
@@ -89,9 +90,14 @@ class Transfer:
             with open(source, "rb", buffering=0) as file:
 
                 def put(number: int) -> dict[str, Any]:
-                    data = os.pread(file.fileno(), part_bytes, (number - 1) * part_bytes)
-                    answer = self._s3("upload_part", UploadId=upload_id, PartNumber=number, Body=data, **place)
-                    return {"PartNumber": number, "ETag": answer["ETag"]}
+                    start = (number - 1) * part_bytes
+                    part = {"UploadId": upload_id, "PartNumber": number, **place}
+
+                    def attempt() -> Any:  # each with a body that has not been read
+                        body = _Slice(file.fileno(), start, min(part_bytes, size_bytes - start))
+                        return self._fs.call_s3("upload_part", Body=body, **part)
+
+                    return {"PartNumber": number, "ETag": self._patience.call("write to", attempt)["ETag"]}
 
                 parts = self._all(put, range(1, -(-size_bytes // part_bytes) + 1))
             self._complete(place, upload_id, parts, path, size_bytes)
@@ -173,6 +179,36 @@ class Transfer:
             function(things[0])
             return
         self._all(lambda n: function(things[n]), range(len(things)))
+
+
+class _Slice(io.RawIOBase):
+    """A part of a file as a file: bytes would be held in memory twice, by us and by the socket that sends them."""
+
+    def __init__(self, descriptor: int, start: int, size_bytes: int) -> None:
+        super().__init__()
+        self._descriptor, self._start, self._size_bytes, self._at = descriptor, start, size_bytes, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size_bytes}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: max(0, self._size_bytes - self._at)]
+        count = os.preadv(self._descriptor, [view], self._start + self._at)
+        self._at += count
+        return count
+
+    def __len__(self) -> int:
+        return self._size_bytes
 
 
 def _write_at(descriptor: int, data: bytes, offset: int) -> None:
