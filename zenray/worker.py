@@ -89,7 +89,7 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> tuple[Ma
         active_caller.reset(token)
     for file in files:
         if not file.is_unchanged():
-            raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
+            raise StoreError(f"the input {file!r} changed while step {call.name!r} was reading it; run again")
     return tuple(
         artifacts.save(value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id)
         for value in _outputs(call.name, function, result)

@@ -157,8 +157,7 @@ def _translating(verb: str, uri: str) -> Iterator[None]:
 
 
 def file_system(url: str) -> Any:
-    """Return the fsspec file system of a URL, with fresh listings."""
-    with _translating("reach", url):
-        fs, _ = fsspec.core.url_to_fs(url)
-        fs.invalidate_cache()
-        return fs
+    """Return the fsspec file system of a URL outside of any store, with fresh listings; its errors are its own."""
+    fs, _ = fsspec.core.url_to_fs(url)
+    fs.invalidate_cache()
+    return fs
