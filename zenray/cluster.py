@@ -18,7 +18,7 @@ from typing import Any
 
 from zenray import local_cluster
 from zenray.errors import ClusterError, StoreError
-from zenray.fingerprint import fingerprint
+from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
 from zenray.materializer import module_name_of, registry, use_table
@@ -135,7 +135,8 @@ class RayLauncher:
         if not file or _function_of(found) is not function:
             from ray import cloudpickle
 
-            return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
+            parts = _parts(fingerprint(function))
+            return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function), parts=parts)
         return CodeRef(module_name_of(function), qualname, file=str(Path(file).absolute()))
 
 
@@ -245,29 +246,49 @@ class Workplace:
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""
-        if call.code.pickled:
-            return pickle.loads(call.code.pickled), ""
-        function = _import(call.code)
-        if fingerprint(function).digest == call.code_digest:
+        function = _obtain(call.code)
+        if _is_what_was_hashed(function, call):
             return function, ""
         # The driver has newer code than this process imported before: an edit in a notebook or a long session.
         for name, module in list(sys.modules.items()):
             if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
                 del sys.modules[name]
         importlib.invalidate_caches()
-        function = _import(call.code)
-        found = fingerprint(function)
-        if found.source_digest != call.source_digest:
+        function = _obtain(call.code)
+        if _is_what_was_hashed(function, call):
+            return function, ""
+        if fingerprint(function).source_digest != call.source_digest:
             raise StoreError(
                 f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
                 "nothing was stored for it: run again"
             )
-        if found.digest != call.code_digest:
-            return function, (
-                "a constant that it uses, or a package, has another value in the worker than in this process, "
-                "so its result is not kept in the cache"
-            )
-        return function, ""
+        return function, (
+            "a constant that it uses, or a package, has another value in the worker than in this process, "
+            "so its result is not kept in the cache"
+        )
+
+
+def _is_what_was_hashed(function: Callable[..., Any], call: StepCall) -> bool:
+    """Say whether a step's function is the code that the driver took the fingerprint of.
+
+    A pickle brings functions and classes along, classes in another order than they were written, and no statements
+    that run on import. What counts there is that all that it found in this process is what the driver has.
+    """
+    found = fingerprint(function)
+    if not call.code.pickled:
+        return found.digest == call.code_digest
+    return not found.problems and _parts(found, is_brought=True) <= call.code.parts
+
+
+def _parts(found: Fingerprint, *, is_brought: bool = False) -> frozenset[str]:
+    return frozenset(
+        f"{p.kind} {p.digest}" for p in found.parts if not (is_brought and p.kind == "class" and not p.file)
+    )
+
+
+def _obtain(code: CodeRef) -> Callable[..., Any]:
+    function: Callable[..., Any] = pickle.loads(code.pickled) if code.pickled else _import(code)
+    return function
 
 
 def _import(code: CodeRef) -> Callable[..., Any]:

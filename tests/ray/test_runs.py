@@ -1,5 +1,6 @@
 """Whole runs on Ray, each driver a process of its own, as a user starts them."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -129,6 +130,48 @@ def flaky():
 
 if __name__ == "__main__":
     print("gave", *(s.output.load() for s in flaky().steps.values()))
+"""
+
+
+NOTEBOOK = """
+import importlib, linecache, time
+from pathlib import Path
+
+CELL = '''
+import helpers
+from dataclasses import dataclass
+from zenray import pipeline, step
+
+@dataclass
+class Item:
+    n: int
+    kind: str = "a"
+    def cleaned(self):
+        return helpers.clean(self.n)
+
+@step
+def direct(n: int) -> int:
+    return helpers.clean(n)
+
+@step
+def through(n: int) -> int:
+    return Item(n).cleaned()
+
+@pipeline
+def cell():
+    direct(5), through(5)
+'''
+
+def play(main):
+    linecache.cache["<cell 1>"] = len(CELL), None, CELL.splitlines(True), "<cell 1>"
+    for factor in (2, 100):
+        Path("helpers.py").write_text(f"FACTOR = {factor}\\ndef clean(n):\\n    return n * FACTOR\\n")
+        import helpers
+        importlib.reload(helpers)
+        for _ in range(2):
+            exec(compile(CELL, "<cell 1>", "exec"), main)
+            print({n: (str(s.status), s.output.load()) for n, s in main["cell"]().steps.items()})
+        time.sleep(1.1)  # the time in a .pyc has whole seconds
 """
 
 
@@ -292,6 +335,19 @@ assert (before, total()) == (1240, 11230), total()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_cells_of_a_notebook_run_with_the_modules_that_the_notebook_has(project: Path) -> None:
+    """What cannot be imported travels as a pickle, and names the modules of the project that it uses."""
+    (project / "notebook.py").write_text(NOTEBOOK)
+    code = "import notebook, sys; notebook.play(vars(sys.modules['__main__']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [ast.literal_eval(line) for line in done.stdout.splitlines()] == [
+        {"direct": (status, value), "through": (status, value)}
+        for value in (10, 500)
+        for status in ("succeeded", "cached")
+    ]
 
 
 def test_the_cluster_of_these_runs_is_one_and_still_there(project: Path) -> None:
