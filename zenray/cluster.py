@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import pickle
+import re
 import socket
 import sys
 import time
@@ -26,6 +27,12 @@ from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources,
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.worker import SLOW_UNIT_S, describe_failure, run_step
+
+# What Ray sets in each worker process: its own settings, and the accelerators that it has given to the task.
+_NOT_SENT = re.compile(
+    r"RAY_.*|.*VISIBLE_(DEVICES|CORES|CHIPS|MODULES)|(RBLN|FURIOSA)_DEVICES|ZE_AFFINITY_MASK|ONEAPI_DEVICE_SELECTOR"
+    r"|TPU_(CHIPS_PER_)?HOST_BOUNDS"
+)
 
 
 class RayLauncher:
@@ -116,7 +123,7 @@ class RayLauncher:
         context = JobContext(
             sys_path=tuple(sys.path),
             cwd=str(Path.cwd()),
-            environment={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            environment={k: v for k, v in os.environ.items() if not _NOT_SENT.fullmatch(k)},
             store_uri=self._store[0],
             store_options=self._store[1],
             materializers=registry.table(),

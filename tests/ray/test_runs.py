@@ -54,6 +54,12 @@ def parallel(count: int = 2):
     for i in range(count):
         where(i, 0.5)
 
+@pipeline
+def with_devices():
+    where(0, 0.0)
+    where.options(num_gpus=1)(1, 0.0)
+    where(2, 0.0)
+
 @step
 def broken(n: int) -> int:
     print("about to fail")
@@ -246,6 +252,20 @@ def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surrou
     assert {(f["cwd"], f["var"], f["cuda"]) for f in found} == {(str(project), "for this run", "")}
     submit(project, "flow.py:parallel")
     assert {s.output.load()["var"] for s in zenray.get_pipeline("parallel").runs[-1].steps.values()} == {"none"}
+
+
+def test_a_step_sees_the_devices_that_ray_gave_it_whatever_the_driver_sees(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
+    pending = local_cluster.begin(num_cpus=2, num_gpus=2)  # which need not be there: Ray only counts them
+    pending.wait_ready()
+    try:
+        submit(project, "flow.py:with_devices", CUDA_VISIBLE_DEVICES="7", HIP_VISIBLE_DEVICES="7")
+        seen = [s.output.load()["cuda"] for s in zenray.get_pipeline("with_devices").runs[-1].steps.values()]
+        assert seen in (["", "0", ""], ["", "1", ""])
+    finally:
+        local_cluster.down()
 
 
 def test_a_failed_step_shows_its_own_traceback_and_other_branches_finish(project: Path) -> None:
