@@ -6,6 +6,7 @@ Runs in: driver; ``_run_unit`` in: worker.
 import atexit
 import importlib
 import importlib.util
+import inspect
 import os
 import pickle
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray import local_cluster
-from zenray.errors import ClusterError, StoreError
+from zenray.errors import ClusterError, DefinitionError, StoreError
 from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
@@ -87,8 +88,16 @@ class RayLauncher:
         """Submit one Ray task for the calls."""
         if resources not in self._tasks:
             self.check(calls[0].name, resources)
-            self._tasks[resources] = self._run_unit.options(**_ray_options(resources))
-        ref = self._tasks[resources].remote(pickle.dumps(tuple(calls), protocol=5))
+        payload = pickle.dumps(tuple(calls), protocol=5)
+        try:
+            task = self._tasks.get(resources) or self._run_unit.options(**_ray_options(resources))
+            ref = task.remote(payload)
+        except Exception as exc:
+            raise ClusterError(
+                f"step {calls[0].name!r}: Ray does not take a task with {resources.describe()}: {_text(exc)}; "
+                "correct the request in @step(...) or .options(...)"
+            ) from exc
+        self._tasks[resources] = task
         self._refs[ref] = calls, on_done
         ref.future().add_done_callback(lambda future: self._finished(ref, future))
 
@@ -140,24 +149,30 @@ class RayLauncher:
         for part in qualname.split("."):
             found = getattr(found, part, None)
         if not file or _function_of(found) is not function:
-            from ray import cloudpickle
-
-            parts = _parts(fingerprint(function))
-            return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function), parts=parts)
+            return CodeRef(module_name, qualname, pickled=_pickled(step), parts=_parts(fingerprint(function)))
         return CodeRef(module_name_of(function), qualname, file=str(Path(file).absolute()))
 
 
-_start: local_cluster.Start | None = None  # holds the cluster as long as this process may use it
+_joined_to: "tuple[local_cluster.Start, local_cluster.ClusterInfo] | None" = None  # holds the cluster while it is ours
 
 
 def _joined() -> Any:
     """Return the ray module, connected to the local cluster, which is started where it does not run."""
-    global _start
+    global _joined_to
+    loaded = sys.modules.get("ray")
+    if loaded is not None and loaded.is_initialized():
+        if _joined_to is None or loaded.get_runtime_context().gcs_address != _joined_to[1].address:
+            raise ClusterError(
+                "this process is connected to a Ray cluster that is not ZenRay's local one, by a ray.init() of its "
+                "own; call ray.shutdown() first, or leave ray.init() out: a run joins the local cluster itself"
+            )
+        if local_cluster.find() == _joined_to[1]:
+            return loaded
+        loaded.shutdown()  # it has ended, or ZENRAY_HOME names another one
+    is_first, _joined_to = _joined_to is None, None
     start = local_cluster.begin()
     import ray  # 0.5 s, while the cluster starts
 
-    if _start is not None and ray.is_initialized():
-        return ray
     info = start.wait_ready()
     try:
         with local_cluster.joining(info):
@@ -167,11 +182,40 @@ def _joined() -> Any:
             f"cannot join the local Ray cluster at {info.address}: {exc}; "
             "end it with `zenray cluster down` and run again"
         ) from exc
-    if _start is None:
+    if is_first:
         # Ray's own exit handler first sleeps for 0.5 s, for log lines that it does not print here.
         atexit.register(ray.shutdown)
-    _start = start
+    _joined_to = start, info
     return ray
+
+
+def _pickled(step: Step[Any]) -> bytes:
+    from ray import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(step.function))
+    except Exception as exc:
+        names = inspect.getclosurevars(step.function)
+        found = next((n for n, v in {**names.nonlocals, **names.globals}.items() if not _can_pickle(v)), None)
+        raise DefinitionError(
+            f"step {step.name!r} is defined inside of a function or a notebook, so it travels to its worker as a "
+            f"pickle, and {f'its variable {found!r}' if found else 'something it uses'} cannot be pickled: "
+            f"{_text(exc)}; make that inside of the step, or move the step to the level of a module"
+        ) from exc
+
+
+def _can_pickle(value: Any) -> bool:
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever a foreign __reduce__ raises
+        return False
+    return True
+
+
+def _text(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {' '.join(map(str, exc.args)) or 'no message'}"
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:

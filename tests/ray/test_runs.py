@@ -139,6 +139,28 @@ if __name__ == "__main__":
 """
 
 
+UNSENT = """
+import threading
+from flow import load
+from zenray import pipeline, step
+
+def make():
+    lock = threading.Lock()
+    @step
+    def locked(n: int) -> int:
+        with lock:
+            return n
+    return locked
+
+@pipeline
+def unsent():
+    load(41), make()(1)
+
+@pipeline
+def fractions():
+    load(42), load.options(name="half", resources={"node:__internal_head__": 0.00001}, cache=False)(43)
+"""
+
 NOTEBOOK = """
 import importlib, linecache, time
 from pathlib import Path
@@ -319,6 +341,61 @@ def test_a_request_that_no_node_can_grant_is_refused(project: Path) -> None:
     shown = submit(project, "flow.py:greedy", code=1)
     assert "CPU 1000" in shown
     assert "CPU 2" in shown
+
+
+def test_a_step_that_cannot_be_sent_fails_alone_and_says_why(project: Path) -> None:
+    (project / "unsent.py").write_text(UNSENT)
+    shown = submit(project, "unsent.py:unsent", code=1)
+    assert statuses("unsent") == {"load": "succeeded", "locked": "failed"}
+    assert "step 'locked' is defined inside of a function" in shown
+    assert "its variable 'lock' cannot be pickled: TypeError" in shown
+
+
+def test_what_ray_does_not_take_fails_the_step_in_our_words(project: Path) -> None:
+    (project / "unsent.py").write_text(UNSENT)
+    shown = submit(project, "unsent.py:fractions", code=1)
+    assert statuses("fractions") == {"load": "succeeded", "half": "failed"}
+    assert "step 'half': Ray does not take a task with" in shown
+
+
+def test_a_session_of_rays_own_is_left_alone(project: Path) -> None:
+    code = """
+import ray
+from flow import flow
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+try:
+    flow(n=31)
+finally:
+    assert ray.is_initialized()
+    ray.shutdown()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "call ray.shutdown() first" in done.stderr
+
+
+def test_a_session_goes_on_after_its_cluster_has_ended(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
+    code = """
+from flow import flow
+from zenray import local_cluster
+for n in (1, 2, 3):
+    assert flow(n=n).status == "succeeded"
+    print("cluster", local_cluster.find().pid, flush=True)
+    if n == 2:
+        assert local_cluster.down()
+"""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        first, second, third = done.stdout.splitlines()
+        assert first == second != third
+    finally:
+        local_cluster.down()
 
 
 def test_processes_that_share_a_ledger_all_succeed(project: Path) -> None:
