@@ -6,8 +6,10 @@ Runs in: driver; ``_run_unit`` in: worker.
 import atexit
 import importlib
 import importlib.util
+import inspect
 import os
 import pickle
+import re
 import socket
 import sys
 import time
@@ -16,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from zenray import local_cluster
-from zenray.errors import ClusterError, StoreError
-from zenray.fingerprint import fingerprint
+from zenray.errors import ClusterError, DefinitionError, StoreError
+from zenray.fingerprint import Fingerprint, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
 from zenray.materializer import module_name_of, registry, use_table
@@ -26,6 +28,12 @@ from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
 from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
+
+# What Ray sets in each worker process: its own settings, and the accelerators that it has given to the task.
+_NOT_SENT = re.compile(
+    r"RAY_.*|.*VISIBLE_(DEVICES|CORES|CHIPS|MODULES)|(RBLN|FURIOSA)_DEVICES|ZE_AFFINITY_MASK|ONEAPI_DEVICE_SELECTOR"
+    r"|TPU_(CHIPS_PER_)?HOST_BOUNDS"
+)
 
 
 class RayLauncher:
@@ -83,8 +91,16 @@ class RayLauncher:
         """Submit one Ray task for the calls."""
         if resources not in self._tasks:
             self.check(calls[0].name, resources)
-            self._tasks[resources] = self._run_unit.options(**_ray_options(resources))
-        ref = self._tasks[resources].remote(pickle.dumps(tuple(calls), protocol=5))
+        payload = pickle.dumps(tuple(calls), protocol=5)
+        try:
+            task = self._tasks.get(resources) or self._run_unit.options(**_ray_options(resources))
+            ref = task.remote(payload)
+        except Exception as exc:
+            raise ClusterError(
+                f"step {calls[0].name!r}: Ray does not take a task with {resources.describe()}: {_text(exc)}; "
+                "correct the request in @step(...) or .options(...)"
+            ) from exc
+        self._tasks[resources] = task
         self._refs[ref] = calls, on_done
         ref.future().add_done_callback(lambda future: self._finished(ref, future))
 
@@ -128,7 +144,7 @@ def job_context(
     return JobContext(
         sys_path=tuple(sys.path),
         cwd=str(Path.cwd()),
-        environment={k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        environment={k: v for k, v in os.environ.items() if not _NOT_SENT.fullmatch(k)},
         store_uri=store_uri,
         store_options=store_options,
         materializers=registry.table(),
@@ -146,23 +162,30 @@ def reference_to(step: Step[Any]) -> CodeRef:
     for part in qualname.split("."):
         found = getattr(found, part, None)
     if not file or _function_of(found) is not function:
-        from ray import cloudpickle
-
-        return CodeRef(module_name, qualname, pickled=cloudpickle.dumps(function))
+        return CodeRef(module_name, qualname, pickled=_pickled(step), parts=_parts(fingerprint(function)))
     return CodeRef(module_name_of(function), qualname, file=str(Path(file).absolute()))
 
 
-_start: local_cluster.Start | None = None  # holds the cluster as long as this process may use it
+_joined_to: "tuple[local_cluster.Start, local_cluster.ClusterInfo] | None" = None  # holds the cluster while it is ours
 
 
 def _joined() -> Any:
     """Return the ray module, connected to the local cluster, which is started where it does not run."""
-    global _start
+    global _joined_to
+    loaded = sys.modules.get("ray")
+    if loaded is not None and loaded.is_initialized():
+        if _joined_to is None or loaded.get_runtime_context().gcs_address != _joined_to[1].address:
+            raise ClusterError(
+                "this process is connected to a Ray cluster that is not ZenRay's local one, by a ray.init() of its "
+                "own; call ray.shutdown() first, or leave ray.init() out: a run joins the local cluster itself"
+            )
+        if local_cluster.find() == _joined_to[1]:
+            return loaded
+        loaded.shutdown()  # it has ended, or ZENRAY_HOME names another one
+    is_first, _joined_to = _joined_to is None, None
     start = local_cluster.begin()
     import ray  # 0.5 s, while the cluster starts
 
-    if _start is not None and ray.is_initialized():
-        return ray
     info = start.wait_ready()
     try:
         with local_cluster.joining(info):
@@ -172,11 +195,40 @@ def _joined() -> Any:
             f"cannot join the local Ray cluster at {info.address}: {exc}; "
             "end it with `zenray cluster down` and run again"
         ) from exc
-    if _start is None:
+    if is_first:
         # Ray's own exit handler first sleeps for 0.5 s, for log lines that it does not print here.
         atexit.register(ray.shutdown)
-    _start = start
+    _joined_to = start, info
     return ray
+
+
+def _pickled(step: Step[Any]) -> bytes:
+    from ray import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(step.function))
+    except Exception as exc:
+        names = inspect.getclosurevars(step.function)
+        found = next((n for n, v in {**names.nonlocals, **names.globals}.items() if not _can_pickle(v)), None)
+        raise DefinitionError(
+            f"step {step.name!r} is defined inside of a function or a notebook, so it travels to its worker as a "
+            f"pickle, and {f'its variable {found!r}' if found else 'something it uses'} cannot be pickled: "
+            f"{_text(exc)}; make that inside of the step, or move the step to the level of a module"
+        ) from exc
+
+
+def _can_pickle(value: Any) -> bool:
+    from ray import cloudpickle
+
+    try:
+        cloudpickle.dumps(value)
+    except Exception:  # noqa: BLE001 - whatever a foreign __reduce__ raises
+        return False
+    return True
+
+
+def _text(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {' '.join(map(str, exc.args)) or 'no message'}"
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
@@ -260,29 +312,49 @@ class Workplace:
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""
-        if call.code.pickled:
-            return pickle.loads(call.code.pickled), ""
-        function = _import(call.code)
-        if fingerprint(function).digest == call.code_digest:
+        function = _obtain(call.code)
+        if _is_what_was_hashed(function, call):
             return function, ""
         # The driver has newer code than this process imported before: an edit in a notebook or a long session.
         for name, module in list(sys.modules.items()):
             if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
                 del sys.modules[name]
         importlib.invalidate_caches()
-        function = _import(call.code)
-        found = fingerprint(function)
-        if found.source_digest != call.source_digest:
+        function = _obtain(call.code)
+        if _is_what_was_hashed(function, call):
+            return function, ""
+        if fingerprint(function).source_digest != call.source_digest:
             raise StoreError(
                 f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
                 "nothing was stored for it: run again"
             )
-        if found.digest != call.code_digest:
-            return function, (
-                "a constant that it uses, or a package, has another value in the worker than in this process, "
-                "so its result is not kept in the cache"
-            )
-        return function, ""
+        return function, (
+            "a constant that it uses, or a package, has another value in the worker than in this process, "
+            "so its result is not kept in the cache"
+        )
+
+
+def _is_what_was_hashed(function: Callable[..., Any], call: StepCall) -> bool:
+    """Say whether a step's function is the code that the driver took the fingerprint of.
+
+    A pickle brings functions and classes along, classes in another order than they were written, and no statements
+    that run on import. What counts there is that all that it found in this process is what the driver has.
+    """
+    found = fingerprint(function)
+    if not call.code.pickled:
+        return found.digest == call.code_digest
+    return not found.problems and _parts(found, is_brought=True) <= call.code.parts
+
+
+def _parts(found: Fingerprint, *, is_brought: bool = False) -> frozenset[str]:
+    return frozenset(
+        f"{p.kind} {p.digest}" for p in found.parts if not (is_brought and p.kind == "class" and not p.file)
+    )
+
+
+def _obtain(code: CodeRef) -> Callable[..., Any]:
+    function: Callable[..., Any] = pickle.loads(code.pickled) if code.pickled else _import(code)
+    return function
 
 
 def _import(code: CodeRef) -> Callable[..., Any]:

@@ -346,7 +346,7 @@ class Coordinator:
         return max(1, min(MAX_UNIT, int(UNIT_S / max(duration_s, 1e-5)), fair_share))
 
     def _launch(self, states: list[StepState], resources: Resources) -> None:
-        calls = []
+        calls: list[StepCall] = []
         with self._condition:
             for state in states:
                 state.attempt += 1
@@ -360,13 +360,18 @@ class Coordinator:
                     [self._journal.inputs(state, self._inputs(state))] if state.inputs else [],
                 )
                 self._observer.on_step(state)
-                calls.append(self._call(state))
+                try:
+                    calls.append(self._call(state))
+                except ZenRayError as exc:
+                    self._results.append(_impossible(f"{self.run_id}/{state.name}", state.attempt, exc))
         on_done = partial(self._on_done, resources)
         try:
-            self._launcher.launch(calls, resources, on_done)
+            if calls:
+                self._launcher.launch(calls, resources, on_done)
+            else:
+                on_done([])
         except ZenRayError as exc:
-            failure = Failure("impossible", type(exc).__name__, str(exc))
-            on_done([AttemptResult(c.step_run_id, c.attempt, failure=failure) for c in calls])
+            on_done([_impossible(c.step_run_id, c.attempt, exc) for c in calls])
 
     def _call(self, state: StepState) -> StepCall:
         settings = state.step.settings
@@ -490,6 +495,10 @@ class Coordinator:
         self._journal.step(state, self.known_fingerprint(state), changes)
         self._observer.on_step(state)
         self._condition.notify_all()
+
+
+def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResult:
+    return AttemptResult(step_run_id, attempt, failure=Failure("impossible", type(exc).__name__, str(exc)))
 
 
 def _original(failure: Failure) -> BaseException | None:

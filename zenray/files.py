@@ -4,7 +4,9 @@ Runs in: anywhere.
 """
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,7 +29,8 @@ class File:
     """A file outside ZenRay, given to a step as an argument; a change of it runs the step again.
 
     ``by="content"`` reads and hashes every byte at each run. ``by="stat"`` trusts size and modification time, or the
-    ETag of an object store: it costs nothing, and misses a change that leaves both as they were.
+    ETag of an object store: it costs nothing, and misses a change that leaves both as they were. It is refused where
+    a server tells neither.
     The file's name is part of its identity, the folder it lies in is not.
     """
 
@@ -39,6 +42,9 @@ class File:
     def __post_init__(self) -> None:
         if self.by not in _BY:
             raise DefinitionError(f"File({self.url!r}, by={self.by!r}): by is 'content' or 'stat'")
+
+    def __repr__(self) -> str:
+        return f"File({_shown_url(self.url)!r}, by={self.by!r})"
 
     @property
     def name(self) -> str:
@@ -63,21 +69,32 @@ class File:
         """The file on this machine's disk; StoreError for one that lies elsewhere, which ``open`` reads."""
         path = _local(self.url)
         if path is None:
-            raise StoreError(f"{self.url!r} is not on this machine's disk; read it with .open()")
+            raise StoreError(f"{self!r} is not on this machine's disk; read it with .open()")
         return path
 
     def identified(self) -> "File":
         """Return a copy that carries the digest of what is there now; StoreError where nothing is."""
         signature = _signature(self.url)
-        digest = digest_value(("stat", self.name, signature))
         if self.by == "content":
-            with self.open() as file:
+            with self.open() as file, _reading(self.url):
                 digest = digest_value(("file", self.name, _digest(file)))
+        elif _is_weak(signature):
+            raise DefinitionError(
+                f"{self!r}: its server tells neither a time nor an ETag, so that a change would be missed; "
+                "use by='content'"
+            )
+        else:
+            digest = digest_value(("stat", self.name, signature))
         return replace(self, url=_absolute(self.url), digest=digest, signature=signature)
 
     def is_unchanged(self) -> bool:
-        """Say whether size and time, or ETag, still are what they were when the file was identified."""
+        """Say whether size and time, or ETag, still are what they were when the file was identified.
+
+        Where its server tells none of them, the content is hashed again.
+        """
         try:
+            if _is_weak(self.signature):
+                return self.identified().digest == self.digest
             return _signature(self.url) == self.signature
         except StoreError:
             return False
@@ -92,6 +109,9 @@ class Folder:
     by: str = "content"
     files: tuple[File, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Folder({_shown_url(self.url)!r}, glob={self.glob!r}, by={self.by!r})"
+
     def identified(self) -> "Folder":
         """Return a copy with every file identified, in the order of their relative paths."""
         url = _absolute(self.url)
@@ -99,7 +119,7 @@ class Folder:
             File(f"{url}/{name}", self.by).identified() for name in sorted(_names(url)) if fnmatch(name, self.glob)
         )
         if not found:
-            raise StoreError(f"no file below {self.url!r} matches {self.glob!r}")
+            raise StoreError(f"no file below {_shown_url(self.url)!r} matches {self.glob!r}")
         return replace(self, url=url, files=found)
 
     @property
@@ -140,39 +160,73 @@ def _digest(file: IO[bytes]) -> str:
 
 def _open(url: str) -> IO[bytes]:
     path = _local(url)
-    try:
+    with _reading(url):
         if path is not None:
             return path.open("rb")
         return _remote(url).open()
-    except OSError as exc:
-        raise StoreError(f"the input {url!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+# What tells that a file has changed, as the file systems of fsspec call it.
+_CHANGES = (
+    "ETag", "etag", "md5Hash", "Content-MD5", "Digest", "sha", "LastModified", "last_modified", "Last-Modified",
+    "updated", "created", "mtime", "modify", "last_write_time", "modificationTime",
+)  # fmt: skip
 
 
 def _signature(url: str) -> str:
     path = _local(url)
-    try:
+    with _reading(url):
         if path is not None:
             info = path.stat()
             if path.is_dir():
                 raise StoreError(f"the input {url!r} is a folder; give it as zenray.Folder({url!r})")
             return f"{info.st_size} {info.st_mtime_ns}"
         facts = _remote(url).facts()
-    except OSError as exc:
-        raise StoreError(f"the input {url!r} cannot be read: {exc.strerror or exc}") from exc
-    keys = ("size", "ETag", "etag", "md5Hash", "LastModified", "updated", "created", "mtime")
-    return " ".join(f"{k}={facts[k]}" for k in keys if facts.get(k) is not None)
+    return " ".join(f"{k}={facts[k]}" for k in ("size", *_CHANGES) if facts.get(k) is not None)
+
+
+def _is_weak(signature: str) -> bool:
+    return re.fullmatch("(size=[0-9]+)?", signature) is not None
 
 
 def _names(url: str) -> Iterator[str]:
     path = _local(url)
     if path is None:
-        try:
-            yield from _remote(url).names()
-        except OSError as exc:
-            raise StoreError(f"the input {url!r} cannot be read: {exc.strerror or exc}") from exc
+        with _reading(url):
+            found = _remote(url).names()
+        yield from found
         return
     for folder, _, files in os.walk(path):
         yield from ((Path(folder) / f).relative_to(path).as_posix() for f in files)
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Translate whatever the file system of a URL raises; each client library has exceptions of its own."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as exc:
+        cause = getattr(exc, "strerror", None) or f"{type(exc).__name__}: {exc}"
+        advice = "check the URL and the credentials for it, and that the package that reads it is installed"
+        text = f"the input {url!r} cannot be read: {cause}" + ("" if _local(url) is not None else f"; {advice}")
+        raise StoreError(_masked(text, url)) from exc
+
+
+def _shown_url(url: str) -> str:
+    """Return a URL without what may be secret in it: user, password and query."""
+    return _masked(url, url)
+
+
+def _masked(text: str, url: str) -> str:
+    if _local(url) is not None:
+        return text
+    parts = urlsplit(url)
+    secrets = (parts.netloc.rpartition("@")[0], parts.password, parts.query)
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def _remote(url: str) -> "Outside":

@@ -163,13 +163,15 @@ class Resources:
 class CodeRef:
     """Where a worker finds a step's function: a module to import, or, where that cannot be, its pickle.
 
-    ``file`` is the script the module is loaded from when it is not importable by name (``python script.py``).
+    ``file`` is the script the module is loaded from when it is not importable by name (``python script.py``). ``parts``
+    are those of the code behind a pickle: it holds what cannot be imported, and names the rest.
     """
 
     module: str
     qualname: str
     file: str = ""
     pickled: bytes = b""
+    parts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[art
         active_caller.reset(token)
     for file in files:
         if not file.is_unchanged():
-            raise StoreError(f"the input {file.url!r} changed while step {call.name!r} was reading it; run again")
+            raise StoreError(f"the input {file!r} changed while step {call.name!r} was reading it; run again")
     prepared: list[artifacts.Prepared] = []
     try:
         for value in _outputs(call.name, function, result):

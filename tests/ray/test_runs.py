@@ -1,5 +1,6 @@
 """Whole runs on Ray, each driver a process of its own, as a user starts them."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -52,6 +53,12 @@ def where(n: int, seconds: float) -> dict[str, str]:
 def parallel(count: int = 2):
     for i in range(count):
         where(i, 0.5)
+
+@pipeline
+def with_devices():
+    where(0, 0.0)
+    where.options(num_gpus=1)(1, 0.0)
+    where(2, 0.0)
 
 @step
 def broken(n: int) -> int:
@@ -132,6 +139,70 @@ if __name__ == "__main__":
 """
 
 
+UNSENT = """
+import threading
+from flow import load
+from zenray import pipeline, step
+
+def make():
+    lock = threading.Lock()
+    @step
+    def locked(n: int) -> int:
+        with lock:
+            return n
+    return locked
+
+@pipeline
+def unsent():
+    load(41), make()(1)
+
+@pipeline
+def fractions():
+    load(42), load.options(name="half", resources={"node:__internal_head__": 0.00001}, cache=False)(43)
+"""
+
+NOTEBOOK = """
+import importlib, linecache, time
+from pathlib import Path
+
+CELL = '''
+import helpers
+from dataclasses import dataclass
+from zenray import pipeline, step
+
+@dataclass
+class Item:
+    n: int
+    kind: str = "a"
+    def cleaned(self):
+        return helpers.clean(self.n)
+
+@step
+def direct(n: int) -> int:
+    return helpers.clean(n)
+
+@step
+def through(n: int) -> int:
+    return Item(n).cleaned()
+
+@pipeline
+def cell():
+    direct(5), through(5)
+'''
+
+def play(main):
+    linecache.cache["<cell 1>"] = len(CELL), None, CELL.splitlines(True), "<cell 1>"
+    for factor in (2, 100):
+        Path("helpers.py").write_text(f"FACTOR = {factor}\\ndef clean(n):\\n    return n * FACTOR\\n")
+        import helpers
+        importlib.reload(helpers)
+        for _ in range(2):
+            exec(compile(CELL, "<cell 1>", "exec"), main)
+            print({n: (str(s.status), s.output.load()) for n, s in main["cell"]().steps.items()})
+        time.sleep(1.1)  # the time in a .pyc has whole seconds
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))
@@ -205,6 +276,20 @@ def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surrou
     assert {s.output.load()["var"] for s in zenray.get_pipeline("parallel").runs[-1].steps.values()} == {"none"}
 
 
+def test_a_step_sees_the_devices_that_ray_gave_it_whatever_the_driver_sees(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
+    pending = local_cluster.begin(num_cpus=2, num_gpus=2)  # which need not be there: Ray only counts them
+    pending.wait_ready()
+    try:
+        submit(project, "flow.py:with_devices", CUDA_VISIBLE_DEVICES="7", HIP_VISIBLE_DEVICES="7")
+        seen = [s.output.load()["cuda"] for s in zenray.get_pipeline("with_devices").runs[-1].steps.values()]
+        assert seen in (["", "0", ""], ["", "1", ""])
+    finally:
+        local_cluster.down()
+
+
 def test_a_failed_step_shows_its_own_traceback_and_other_branches_finish(project: Path) -> None:
     shown = submit(project, "flow.py:failing", code=1)
     assert 'raise KeyError("missing column")' in shown
@@ -258,6 +343,61 @@ def test_a_request_that_no_node_can_grant_is_refused(project: Path) -> None:
     assert "CPU 2" in shown
 
 
+def test_a_step_that_cannot_be_sent_fails_alone_and_says_why(project: Path) -> None:
+    (project / "unsent.py").write_text(UNSENT)
+    shown = submit(project, "unsent.py:unsent", code=1)
+    assert statuses("unsent") == {"load": "succeeded", "locked": "failed"}
+    assert "step 'locked' is defined inside of a function" in shown
+    assert "its variable 'lock' cannot be pickled: TypeError" in shown
+
+
+def test_what_ray_does_not_take_fails_the_step_in_our_words(project: Path) -> None:
+    (project / "unsent.py").write_text(UNSENT)
+    shown = submit(project, "unsent.py:fractions", code=1)
+    assert statuses("fractions") == {"load": "succeeded", "half": "failed"}
+    assert "step 'half': Ray does not take a task with" in shown
+
+
+def test_a_session_of_rays_own_is_left_alone(project: Path) -> None:
+    code = """
+import ray
+from flow import flow
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+try:
+    flow(n=31)
+finally:
+    assert ray.is_initialized()
+    ray.shutdown()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "call ray.shutdown() first" in done.stderr
+
+
+def test_a_session_goes_on_after_its_cluster_has_ended(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
+    code = """
+from flow import flow
+from zenray import local_cluster
+for n in (1, 2, 3):
+    assert flow(n=n).status == "succeeded"
+    print("cluster", local_cluster.find().pid, flush=True)
+    if n == 2:
+        assert local_cluster.down()
+"""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        first, second, third = done.stdout.splitlines()
+        assert first == second != third
+    finally:
+        local_cluster.down()
+
+
 def test_processes_that_share_a_ledger_all_succeed(project: Path) -> None:
     running = [begin(project, "flow.py:many", "-p", "count=20", "-p", f"salt={i // 2}") for i in range(3)]
     for process in running:
@@ -292,6 +432,19 @@ assert (before, total()) == (1240, 11230), total()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_cells_of_a_notebook_run_with_the_modules_that_the_notebook_has(project: Path) -> None:
+    """What cannot be imported travels as a pickle, and names the modules of the project that it uses."""
+    (project / "notebook.py").write_text(NOTEBOOK)
+    code = "import notebook, sys; notebook.play(vars(sys.modules['__main__']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=project, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [ast.literal_eval(line) for line in done.stdout.splitlines()] == [
+        {"direct": (status, value), "through": (status, value)}
+        for value in (10, 500)
+        for status in ("succeeded", "cached")
+    ]
 
 
 def test_the_cluster_of_these_runs_is_one_and_still_there(project: Path) -> None:

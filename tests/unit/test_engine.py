@@ -7,14 +7,16 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -486,6 +488,75 @@ def test_an_input_that_changes_while_it_is_read_fails_the_step(tmp_path: Path) -
     (tmp_path / "x").write_text("before")
     with pytest.raises(StepFailed, match="changed while"):
         rewriting(str(tmp_path / "x"))
+
+
+class Server(BaseHTTPRequestHandler):
+    """Tells size and content of one file, and ``told`` beside."""
+
+    content = b""
+    told: ClassVar[dict[str, str]] = {}
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(self.content)), **self.told}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Server.content, Server.told = b"before", {}
+    yield f"http://127.0.0.1:{server.server_address[1]}/data.csv"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_on_a_web_server_is_told_by_what_the_server_tells(url: str) -> None:
+    with pytest.raises(DefinitionError, match="neither a time nor an ETag"):
+        File(url, by="stat").identified()
+    for name, values in {"ETag": ('"1"', '"2"'), "Last-Modified": ("Mon, 01 Jun 2026 10:00:00 GMT", "later")}.items():
+        Server.told = {name: values[0]}
+        file = File(url, by="stat").identified()
+        assert file.is_unchanged()
+        Server.told = {name: values[1]}
+        assert not file.is_unchanged()
+        assert file.digest != File(url, by="stat").identified().digest
+
+
+def test_a_change_that_the_server_does_not_tell_is_seen_in_the_content(url: str) -> None:
+    file = File(url).identified()
+    assert file.is_unchanged()
+    Server.content = b"after!"
+    assert not file.is_unchanged()
+    assert file.digest != File(url).identified().digest
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        (File("abfs://container/x"), "ImportError.*adlfs.*package"),
+        (Folder("abfs://container/x"), "ImportError.*adlfs.*package"),
+        (File("nosuch://u:hunter2@x/y?key=hunter2"), "Protocol not known"),
+        (Folder("nosuch://u:hunter2@x/y?key=hunter2"), "Protocol not known"),
+        (File("http://u:hunter2@127.0.0.1:1/x?key=hunter2"), "check the URL"),
+    ],
+    ids=str,
+)
+def test_an_input_that_cannot_be_read_is_named_whatever_its_library_raises(given: File | Folder, match: str) -> None:
+    with pytest.raises(StoreError, match=match) as caught:
+        given.identified()
+    assert str(caught.value).startswith("the input '")
+    for shown in (str(caught.value), repr(given)):
+        assert "hunter2" not in shown
+        assert "artifact store" not in shown
 
 
 def test_cache_options_do_what_they_say() -> None:

@@ -323,7 +323,7 @@ class Closure:
         bases: tuple[type, ...] = (type(cls), *cls.__bases__)
         for base in bases:
             self.link(base, form, base.__qualname__)
-        module = sys.modules.get(cls.__module__)
+        module = class_module(cls)
         namespace = vars(module) if module else {}
         self.reach(namespace)
         self._annotations(cls, namespace, name, form)

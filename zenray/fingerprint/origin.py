@@ -217,9 +217,14 @@ def _normalised(name: str) -> str:
 
 
 def class_module(cls: type) -> ModuleType | None:
-    """Return the loaded module of a class; compiled ones may say ``_wrappers`` where it is ``wrapt._wrappers``."""
+    """Return the loaded module of a class; compiled ones may say ``_wrappers`` where it is ``wrapt._wrappers``.
+
+    A class of a main script or notebook that came to this process in a pickle has none: the main script is another.
+    """
     name = cls.__module__
     found = sys.modules.get(name)
+    if name == "__main__" and cls.__qualname__.partition(".")[0] not in vars(found or sys):
+        return None
     if found is None:
         found = next((module for full, module in sys.modules.items() if full.endswith(f".{name}")), None)
     return found

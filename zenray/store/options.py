@@ -36,13 +36,22 @@ class Target:
         """Say whether it is S3, whose parts we upload ourselves."""
         return self.protocol in _S3
 
+    @property
+    def _is_emulated(self) -> bool:
+        """Say whether it is Google's storage in name only."""
+        is_elsewhere = "endpoint_url" in self.options or bool(os.environ.get("STORAGE_EMULATOR_HOST"))
+        return self.protocol in _GCS and is_elsewhere
+
     def _open(self, uri: str) -> tuple[Any, str]:
         if self.protocol in OBJECT_STORES and not urlsplit(self.uri).netloc:
             raise ConfigError(f"artifact store {uri!r} names no bucket; write it as '{self.protocol}://BUCKET/PREFIX'")
         cls = self._file_system_class()
         options = self._translated(cls)
         try:
-            fs, root = fsspec.core.url_to_fs(uri, **options)
+            if self._is_emulated:
+                fs, root = cls(**options), cls._strip_protocol(uri)  # type: ignore[attr-defined]
+            else:
+                fs, root = fsspec.core.url_to_fs(uri, **options)
         except ImportError as exc:
             raise self._missing(exc) from exc
         except (TypeError, ValueError, KeyError) as exc:
@@ -52,9 +61,13 @@ class Target:
         return fs, root
 
     def _file_system_class(self) -> type:
-        if self.protocol in _GCS and ("endpoint_url" in self.options or os.environ.get("STORAGE_EMULATOR_HOST")):
-            # gcsfs reads it when it is imported; with it, every call to an emulator hangs for a minute.
+        if self._is_emulated:
+            # gcsfs registers a class that asks by gRPC what kind of bucket it has: every call to an emulator then hangs
+            # for a minute. The variable spares its import, but counts only where gcsfs was not imported before.
             os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+            from gcsfs.core import GCSFileSystem
+
+            return GCSFileSystem  # type: ignore[no-any-return]
         try:
             found: type = fsspec.get_filesystem_class(self.protocol)
         except ValueError as exc:
