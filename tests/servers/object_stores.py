@@ -110,12 +110,11 @@ def _required(program: Path, package: str) -> Path:
 
 def _has_bucket(store: ObjectStore) -> bool:
     """Say whether the bucket answers a signed request, making it where the server starts without one."""
-    import fsspec
+    from zenray.store.options import Target
 
-    options = {k: v for k, v in store.options.items() if k != "region"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fs = fsspec.filesystem(store.uri.partition(":")[0], skip_instance_cache=True, **options)
+        fs = Target(store.uri, {**store.options, "skip_instance_cache": True}).fs
         try:
             fs.ls(BUCKET, refresh=True)
         except FileNotFoundError:
