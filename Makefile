@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check bench bench-peers clean
+.PHONY: quickstart servers test check bench bench-peers clean
 .DEFAULT_GOAL := quickstart
 
 $(BIN)/zenray: pyproject.toml
@@ -21,6 +21,11 @@ $(VENV)/.dev: $(BIN)/zenray pyproject.toml
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --group dev --editable '.[examples,sklearn,torch,pandas,polars]'
 	@touch $@
+
+# Debian's PostgreSQL and MariaDB, for the tests of databases; without them these tests are skipped. Needs root.
+servers:
+	command -v mariadbd && ls /usr/lib/postgresql/*/bin/initdb || \
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql mariadb-server; }
 
 quickstart: $(BIN)/zenray
 	$(BIN)/zenray submit examples/flight_delays.py
@@ -42,4 +47,4 @@ bench-peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --edits
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-peers .venv-mlflow .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray.annotations import classes_in, fits
+from zenray.checks import validate
 from zenray.errors import DefinitionError, NotFoundError, suggest
 from zenray.materializer import main_module_name, register_repository
 from zenray.pipeline import Pipeline
@@ -33,6 +34,8 @@ def run_pipeline(
     register_repository()
     pipeline.check()
     stack = stack or active_stack()
+    if stack.source:  # the built-in ones need nothing
+        validate(stack)
     if observer is None:
         from zenray.progress import terminal_observer
 

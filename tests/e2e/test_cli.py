@@ -488,7 +488,7 @@ def test_cluster_status_and_down_say_when_there_is_none(zenray):
 def test_doctor_finds_a_working_machine_well(zenray):
     lines = zenray("doctor").stdout.splitlines()
     assert all(line.startswith(("ok", "warn")) for line in lines)
-    assert any("wrote, read and deleted a file" in line for line in lines)
+    assert any("wrote, read and deleted an object" in line for line in lines)
     assert any("schema " in line for line in lines)
     assert not list((zenray.home / "store" / "tmp").iterdir())
 
@@ -497,7 +497,7 @@ def test_doctor_fails_where_the_store_cannot_be_written(zenray):
     zenray.home.mkdir()
     (zenray.home / "store").write_text("a file where the folder should be")
     done = zenray("doctor", code=1)
-    assert any(line.startswith("FAIL  store") for line in done.stdout.splitlines())
+    assert any(line.startswith("FAIL  artifact store") for line in done.stdout.splitlines())
     assert any(line.startswith("ok    metadata store") for line in done.stdout.splitlines())
 
 

@@ -20,7 +20,7 @@ _GB = 1e9
 def doctor() -> None:
     """Check this machine and the active stack, one line each; exit code 1 where something fails."""
     has_failed = False
-    for check in (_python, _packages, _home, _stack, _store, _ledger, _cluster, _shared_memory):
+    for check in (_python, _packages, _home, _stack, _shared_memory):
         for level, what, found, advice in _checked(check):
             has_failed |= level == "fail"
             typer.echo(f"{_MARKS[level]}  {what}: {found}" + (f" -> {advice}" if advice and level != "ok" else ""))
@@ -80,48 +80,13 @@ def _home() -> Iterator[Line]:
 
 
 def _stack() -> Iterator[Line]:
-    from zenray.profile import active_stack
+    from zenray import checks
+    from zenray.profile import active_stack, describe
 
     stack = active_stack()
-    yield "ok", "stack", f"{stack.name}: orchestrator {stack.orchestrator}", ""
-
-
-def _store() -> Iterator[Line]:
-    import secrets
-
-    from zenray.views import Books
-
-    store = Books().store
-    name = f"tmp/doctor-{secrets.token_hex(4)}"
-    store.put_named(name, b"probe")
-    is_read = store.get_named(name) == b"probe"
-    store.delete(name)
-    is_gone = not store.has_named(name)
-    if is_read and is_gone:
-        yield "ok", "artifact store", f"{store.uri}: wrote, read and deleted a file", ""
-    else:
-        found = "a file that was written is not there" if not is_read else "a file that was deleted is still there"
-        yield "fail", "artifact store", f"{store.uri}: {found}", "check the store's permissions and consistency"
-
-
-def _ledger() -> Iterator[Line]:
-    from zenray.metadata.schema import HEAD
-    from zenray.views import Books
-
-    ledger = Books().ledger
-    count = sum(p.run_count for p in ledger.pipelines())
-    yield "ok", "metadata store", f"{ledger.database.name}: schema {HEAD}, {count:,} runs", ""
-
-
-def _cluster() -> Iterator[Line]:
-    from zenray import local_cluster
-
-    found = local_cluster.status()
-    if found is None:
-        yield "ok", "local cluster", "not running; the next run on the local stack starts it", ""
-        return
-    use = "in use" if found.is_in_use else "idle"
-    yield "ok", "local cluster", f"running at {found.info.address}, {use}, Ray {found.info.ray_version}", ""
+    yield "ok", "stack", describe(stack), ""
+    for found in checks.probe(stack):
+        yield "ok" if found.is_ok else "fail", found.component.replace("_", " "), found.text, ""
 
 
 def _shared_memory() -> Iterator[Line]:

@@ -226,8 +226,8 @@ class Database:
             )
         except ImportError as exc:
             raise MetadataError(
-                f"the driver for {self.name!r} is not installed ({exc}): install it, for example "
-                "`pip install 'zenray[postgres]'` for PostgreSQL or `pip install 'zenray[mysql]'` for mysql+pymysql://..."
+                f"the driver for {self.name!r} is not installed ({exc}): run `zenray integration install postgres` for "
+                "postgresql+psycopg://..., `zenray integration install mysql` for mysql+pymysql://..."
             ) from exc
         except SQLAlchemyError as exc:
             raise self._error(exc, "open the metadata store") from exc
