@@ -8,6 +8,7 @@ lock: in a thread of its own, or, with a blocking launcher, in the pipeline's th
 """
 
 import pickle
+import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -301,7 +302,7 @@ class Coordinator:
                 taken |= self.steps[taken_from.producer].heritage
         # Its own code counts for whoever takes instances from it, whatever its parts are: a class may hide in a module
         # that is not loaded yet, and a pickle or a materializer may name a function.
-        state.heritage = frozenset(taken | {code.digest})
+        state.heritage = frozenset(taken | {secrets.token_hex(16) if code.problems else code.digest})
         if self._materializers is None:
             self._materializers = cache.custom_materializers()
         digests = [m.digest for m in inputs]

@@ -780,6 +780,10 @@ SHOPS = {
         "import maker\n@step\ndef make() -> Any:\n    return maker.make()\n",
         "item.total()",
     ),
+    "a class found by a name that is computed": (
+        "import importlib\n@step\ndef make() -> Any:\n    return importlib.import_module(''.join('shop')).Item(3)\n",
+        "item.total()",
+    ),
     "a function in a pickle": (
         "from shop import helper\n@step(allow_pickle=True)\ndef make() -> Any:\n    return helper\n",
         "item(3)",

@@ -44,7 +44,8 @@ class Reference:
     """A name that code looks up outside of itself, with the attributes that it takes from it at once.
 
     `is_called` says that the value is called where it stands, so that its own name cannot be observed. `imported`
-    says that `name` is a module imported by the code itself. `argument` is a string constant that follows directly.
+    says that `name` is a module imported by the code itself. `argument` is a string constant that is all it is called
+    or looked into with.
     `is_guess` marks a name found in the text of a string.
     """
 
@@ -219,12 +220,19 @@ class _Normalizer:
 
     def _string_at(self, position: int) -> str | None:
         position += self._pushes_null(position)
+        if not self._takes_one(position + 1):
+            return None  # the constant is but a part of what is computed: "plugins." + name
         for step in self.steps[position : position + 1]:
             if step.opcode in dis.hasconst and isinstance(step.argval, str):
                 return step.argval
             if step.opname in _GLOBALS and step.argval == "__name__":
                 return "__name__"
         return None
+
+    def _takes_one(self, position: int) -> bool:
+        """Tell whether a call with what was just loaded as its only argument follows, or a look-up of it."""
+        following = self.steps[position : position + 1]
+        return any(s.opname == "BINARY_SUBSCR" or (s.opname in ("PRECALL", "CALL") and s.arg == 1) for s in following)
 
     def _import(self, position: int) -> None:
         level, names = (self.steps[position - back].argval for back in (2, 1))
