@@ -206,7 +206,7 @@ def _reading(url: str) -> Iterator[None]:
     try:
         yield
     except StoreError:
-        raise
+        raise  # ours: of a local file
     except Exception as exc:
         cause = getattr(exc, "strerror", None) or f"{type(exc).__name__}: {exc}"
         advice = "check the URL and the credentials for it, and that the package that reads it is installed"

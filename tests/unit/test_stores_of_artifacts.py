@@ -29,6 +29,7 @@ def both(n: int = 2000):
 @pytest.fixture(autouse=True)
 def stacks(tmp_path, monkeypatch):
     """Two stacks with a store each and one ledger, and one that shares neither."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ZENRAY_STACK", "first")
     ledger = f"sqlite:///{tmp_path}/shared.db"

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from zenray.errors import StoreError
 
@@ -164,10 +164,8 @@ _ADVICE = {
 class Patience:
     """Calls a store's client, again while a fault may pass; what remains is a StoreError that names the store."""
 
-    def __init__(
-        self, uri: str, secrets: Collection[str] = (), *, what: str = "the artifact store", retry_s: float = RETRY_S
-    ) -> None:
-        self._uri, self._what = uri, what
+    def __init__(self, uri: str, secrets: Collection[str] = (), *, retry_s: float = RETRY_S) -> None:
+        self._uri = uri
         self._secrets = tuple(s for s in secrets if s)
         self._retry_s = retry_s
 
@@ -180,19 +178,25 @@ class Patience:
         A missing name stays a FileNotFoundError and an existing one a FileExistsError: what they mean, the caller
         knows. Delays double from 0.2 s to 8 s, less up to half of it at random, for 60 s from the first failure on.
         """
+        try:
+            return self.tried(function, *args, **kwargs)
+        except Exception as exc:  # noqa: BLE001 - each client library has exceptions of its own
+            return self._raise(exc, classify(exc), verb)
+
+    def tried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return what the function returns, or raise what it raised when it is given up, as it is."""
         until, delay_s = 0.0, FIRST_DELAY_S
         while True:
             try:
                 return function(*args, **kwargs)
-            except Exception as exc:  # noqa: BLE001 - each client library has exceptions of its own
-                kind = classify(exc)
+            except Exception as exc:
                 until = until or time.monotonic() + self._retry_s
-                if kind is not Fault.PASSING or time.monotonic() + delay_s > until:
-                    self._raise(exc, kind, verb)
+                if classify(exc) is not Fault.PASSING or time.monotonic() + delay_s > until:
+                    raise
             time.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
-    def _raise(self, exc: Exception, kind: Fault, verb: str) -> None:
+    def _raise(self, exc: Exception, kind: Fault, verb: str) -> NoReturn:
         if isinstance(exc, StoreError):
             raise exc
         if kind is Fault.MISSING:
@@ -201,7 +205,7 @@ class Patience:
             raise FileExistsError(self.masked(str(exc))) from exc
         detail = self.masked(f"{type(exc).__name__}: {exc}")
         raise StoreError(
-            f"cannot {verb} {self._what} {self._uri!r}: "
+            f"cannot {verb} the artifact store {self._uri!r}: "
             + (f"{_ADVICE[kind]} ({detail})" if kind in _ADVICE else f"{detail}")
         ) from exc
 

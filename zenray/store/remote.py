@@ -11,7 +11,7 @@ import io
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -29,6 +29,7 @@ from zenray.store.transfer import Transfer, missing
 
 _EMPTY = digest_bytes(b"")
 _ASK_BYTES = 1 << 20  # from this size on it is asked first whether an object is there: a request is cheaper than bytes
+INPUT_RETRY_S = 10.0
 _CHANGED = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
 
@@ -298,25 +299,25 @@ def local_error(exc: OSError, verb: str, uri: str, folder: str) -> StoreError:
 
 
 class Outside:
-    """Files at a URL outside of any store, read as inputs; never out of a kept listing."""
+    """Files at a URL outside of any store, read as inputs; never out of a kept listing.
+
+    What passes is tried again for 10 s; the errors that remain are those of the file system.
+    """
 
     def __init__(self, url: str) -> None:
-        self._patience = Patience(split_credentials(url)[0], what="the input")
-        self._fs, self._path = self._call(lambda: fsspec.core.url_to_fs(url))
+        self._patience = Patience(split_credentials(url)[0], retry_s=INPUT_RETRY_S)
+        self._fs, self._path = fsspec.core.url_to_fs(url)
         self._fs.invalidate_cache()
 
     def open(self) -> IO[bytes]:
         """Open the file for reading in blocks."""
-        return cast(IO[bytes], self._call(lambda: self._fs.open(self._path, "rb")))
+        return cast(IO[bytes], self._patience.tried(self._fs.open, self._path, "rb"))
 
     def facts(self) -> Mapping[str, Any]:
         """Return what the file system says about the file."""
-        return cast(Mapping[str, Any], self._call(lambda: self._fs.info(self._path)))
+        return cast(Mapping[str, Any], self._patience.tried(self._fs.info, self._path))
 
     def names(self) -> list[str]:
         """Return the files below the folder, relative to it."""
         root = self._path.rstrip("/")
-        return [f.removeprefix(root).lstrip("/") for f in self._call(lambda: self._fs.find(self._path))]
-
-    def _call(self, function: Callable[[], Any]) -> Any:
-        return self._patience.call("read", function)
+        return [f.removeprefix(root).lstrip("/") for f in self._patience.tried(self._fs.find, self._path)]
