@@ -4,15 +4,13 @@ Runs in: driver.
 """
 
 import platform
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zenray.files import File, Folder
-from zenray.fingerprint import Fingerprint, fingerprint
+from zenray.fingerprint import Fingerprint
 from zenray.hashing import digest_value, encode, framed
-from zenray.materializer import load_materializer, registry
 from zenray.model import Json, Slot
 from zenray.step import Step
 
@@ -26,18 +24,6 @@ class CacheKey:
     key: str
     parts: Mapping[str, Json]
     reason: str = ""
-
-
-def custom_materializers() -> dict[str, Json]:
-    """Return the registrations beyond the built-in ones with the digest of their code: it decides what is loaded.
-
-    Where that code cannot be followed the digest is a new one each time, so that nothing is found in the cache.
-    """
-    found: dict[str, Json] = {}
-    for name, path in registry.custom().items():
-        code = fingerprint(type(load_materializer(path)))
-        found[name] = [path, secrets.token_hex(16) if code.problems else code.digest]
-    return found
 
 
 def key_of(
@@ -55,7 +41,7 @@ def key_of(
         arguments: its bound arguments by name, artifacts replaced by Slots.
         inputs: the digests of the input artifacts, by Slot index.
         code: the fingerprint of its code.
-        materializers: what ``custom_materializers`` gave for this run.
+        materializers: the registrations beyond the built-in ones that can matter for it, with digests of their code.
         heritage: digests of the code that made those inputs which may hold instances of the user's classes.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
@@ -100,9 +86,10 @@ def differences(
         found += code_differences(code_now, code_before) or ["code changed"]
     for group, word in (("arguments", "argument"), ("environment", "environment")):
         old, new = before.get(group) or {}, now.get(group) or {}
-        found += [f"{word} {name!r} changed" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
-        found += [f"{word} {name!r} is new" for name in sorted(new.keys() - old.keys())]
-        found += [f"{word} {name!r} is gone" for name in sorted(old.keys() - new.keys())]
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                change = "is new" if name not in old else "is gone" if name not in new else "changed"
+                found.append(f"{_named(word, name, new.get(name, old.get(name)))} {change}")
     for group, text in (
         ("outputs", "output names changed"),
         ("salt", "salt changed"),
@@ -112,6 +99,11 @@ def differences(
         if now.get(group) != before.get(group):
             found.append(text)
     return found
+
+
+def _named(word: str, name: str, value: Json) -> str:
+    """Name a part of a key: an argument, the platform, or a materializer with the type that it serves."""
+    return f"materializer {value[0]!r} of {name!r}" if isinstance(value, list) else f"{word} {name!r}"
 
 
 def code_differences(now: Sequence[Mapping[str, Json]], before: Sequence[Mapping[str, Json]]) -> list[str]:

@@ -29,7 +29,8 @@ from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
 from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
-from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
+from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
+from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
 
@@ -78,7 +79,7 @@ class Coordinator:
         self._condition = threading.Condition(threading.RLock())
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
-        self._materializers: dict[str, Json] | None = None
+        self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
         self._in_flight: Counter[Resources] = Counter()
@@ -304,9 +305,12 @@ class Coordinator:
         # that is not loaded yet, and a pickle or a materializer may name a function.
         state.heritage = frozenset(taken | {secrets.token_hex(16) if code.problems else code.digest})
         if self._materializers is None:
-            self._materializers = cache.custom_materializers()
+            self._materializers = CustomMaterializers()
+        taken_with = [self.steps[i.producer].materializers if i.producer else None for i in state.inputs]
+        materializers = self._materializers.relevant(code, zip(inputs, taken_with, strict=True))
+        state.materializers = frozenset(materializers)
         digests = [m.digest for m in inputs]
-        return cache.key_of(state.step, state.arguments, digests, code, self._materializers, taken)
+        return cache.key_of(state.step, state.arguments, digests, code, materializers, taken)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
         """Return the fingerprint of a step's code, computed once a run."""
