@@ -411,9 +411,32 @@ def test_artifact_verify_names_the_file_and_the_step_run_of_changed_bytes(zenray
     assert "have changed" in text
     assert "/after" in text
     assert "3 artifacts are whole, 1 are not" in text
+    assert "zenray artifact verify --repair" in text
     stored.unlink()
     assert "missing" in zenray("artifact", "verify", artifact_of(zenray, "after"), code=1).stdout
     assert "1 artifacts are whole" in zenray("artifact", "verify", artifact_of(zenray, "ingest")).stdout
+
+
+@pytest.mark.parametrize("how", ["--repair", "--no-cache"])
+def test_a_damaged_artifact_is_mended_by_repair_and_by_a_run_that_writes_it_again(zenray, how):
+    zenray("submit", "flow.py:flow")
+    stored = next((zenray.home / "store" / "objects").rglob("*/*"))
+    stored.chmod(0o644)
+    stored.write_bytes(b"y" * 10_000)
+    if how == "--repair":
+        assert "1 damaged or missing object(s) removed; its step runs" in zenray("artifact", "verify", how).stdout
+        assert "1 succeeded, 3 cached" in zenray("submit", "flow.py:flow").stderr
+    else:
+        zenray("submit", "flow.py:flow", how)
+    assert "4 artifacts are whole, 0 are not" in zenray("artifact", "verify").stdout
+
+
+def test_a_damaged_manifest_is_written_anew_by_repair(zenray):
+    zenray("submit", "flow.py:flow")
+    next((zenray.home / "store" / "artifacts").rglob("*.json")).write_text("{")
+    assert "not readable" in zenray("artifact", "verify", code=1).stdout
+    assert "its manifest was written anew" in zenray("artifact", "verify", "--repair").stdout
+    assert "4 artifacts are whole, 0 are not" in zenray("artifact", "verify").stdout
 
 
 def test_artifact_gc_removes_only_with_yes(zenray):

@@ -175,9 +175,13 @@ def _make_folder(folder: Path) -> None:
 @app.command()
 def verify(
     digests: Annotated[list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Default: all artifacts.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged, so that the steps that made it run again.")
+    ] = False,
     stack: StackOption = None,
 ) -> None:
-    """Read artifacts' bytes and compare them with their digests; exit code 1 where something is wrong."""
+    """Read artifacts' bytes and compare them with their digests; exit code 1 where something stays wrong."""
+    from zenray import artifacts
     from zenray.profile import describe
 
     books = _books(stack)
@@ -192,8 +196,11 @@ def verify(
         if record.digest in problems:
             makers = [f"{o.run_id}/{o.name}" for o in books.ledger.producers(record.digest)]
             typer.echo(f"{problems[record.digest]}\n  made by {_shortened(makers) or record.manifest.producer}")
+            if repair:
+                typer.echo(f"  repaired: {artifacts.repair(record.manifest, books.store_at(record.store))}")
     typer.echo(f"{len(records) - len(problems):,} artifacts are whole, {len(problems):,} are not")
-    if problems:
+    if problems and not repair:
+        typer.echo(artifacts.REPAIR)
         raise typer.Exit(1)
 
 
