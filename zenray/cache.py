@@ -106,6 +106,20 @@ def _named(word: str, name: str, value: Json) -> str:
     return f"materializer {value[0]!r} of {name!r}" if isinstance(value, list) else f"{word} {name!r}"
 
 
+def doubt(in_worker: Sequence[Mapping[str, Json]], code: Fingerprint) -> str:
+    """Say that a result is not kept, because what its code uses is not the same in the worker as in this process."""
+    here, there = (
+        {(p.kind, p.name, p.digest) for p in code.parts},
+        {(p["kind"], p["name"], p["digest"]) for p in in_worker},
+    )
+    differing = sorted({(kind, name) for kind, name, _ in here ^ there})
+    named = ", ".join(f"{kind} {name!r}" for kind, name in differing[:5]) or "something that its code uses"
+    return (
+        f"{named} differs between the worker and this process, so its result is not kept in the cache; "
+        "give what differs from one process to another to the step as a parameter"
+    )
+
+
 def code_differences(now: Sequence[Mapping[str, Json]], before: Sequence[Mapping[str, Json]]) -> list[str]:
     """Name the functions, classes, constants and distributions that differ between two code closures."""
     new = {(p["kind"], p["name"]): p for p in now}

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,7 @@ class Workplace:
             return Attempt(failed, [])
         function, doubt = self._functions[key]
         attempt = begin_step(call, function, self._store, worker=self._name, tracker=self._tracker)
-        return attempt.doubted(doubt) if doubt else attempt
+        return attempt.doubted(tuple(map(asdict, fingerprint(function).parts))) if doubt else attempt
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""

@@ -412,6 +412,9 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
+        if result.code:
+            doubt = cache.doubt(result.code, self.fingerprint_of(state.step))
+            self._observer.on_note(f"step {state.name!r}: {doubt}")
         if result.started_at:
             state.started_at = result.started_at
         if result.failure is None:

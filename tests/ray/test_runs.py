@@ -203,6 +203,31 @@ def play(main):
 """
 
 
+LOGGING = """
+import logging, os
+from zenray import pipeline, step
+
+log = logging.getLogger(__name__)
+PID = os.getpid()
+
+@step
+def logs(n: int) -> int:
+    log.info("n is %s", n)
+    return n
+
+@step
+def differs(n: int) -> bool:
+    return PID > n
+
+@pipeline
+def flow():
+    logs(1), differs(1)
+
+if __name__ == "__main__":
+    print([name for name, s in flow().steps.items() if s.status == "cached"])
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))
@@ -259,6 +284,15 @@ def test_a_script_run_directly_shares_the_cache_with_submit(project: Path) -> No
     assert done.stdout.endswith("succeeded\n"), done.stderr
     submit(project, "flow.py:flow", "-p", "n=50")
     assert set(statuses("flow").values()) == {"cached"}
+
+
+def test_a_logger_of_a_script_is_no_constant_that_differs_and_one_that_does_is_named(project: Path) -> None:
+    (project / "script.py").write_text(LOGGING)
+    words = [sys.executable, "script.py"]
+    first, second = (subprocess.run(words, cwd=project, text=True, capture_output=True, check=True) for _ in range(2))
+    assert "constant 'script.PID' differs between the worker and this process" in first.stderr
+    assert first.stderr.count("differs between") == 1
+    assert second.stdout == "['logs']\n"
 
 
 def test_a_script_run_directly_retries_on_its_own_exceptions(project: Path) -> None:

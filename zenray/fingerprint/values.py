@@ -5,6 +5,7 @@ Runs in: driver.
 
 import copyreg
 import functools
+import logging
 import marshal
 import sys
 import types
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from zenray.fingerprint.bytecode import normal_form
+from zenray.fingerprint.origin import display_name
 from zenray.fingerprint.parts import Form, asked, text_of
 from zenray.hashing import encode, framed
 
@@ -175,6 +177,8 @@ class Values:
             self._all(parts[0], parts[1:], form, name)
         elif _type_name(value) in _INERT:
             form.text("inert", _type_name(value))
+        elif issubclass(kind, logging.Logger) and not self._walk.is_first_party(kind):
+            form.text("logger", display_name(value.name))  # a script's own has another name in a worker
         elif issubclass(kind, Enum):
             form.text("member", str(value.name))
             self._walk.link(kind, form, name)
