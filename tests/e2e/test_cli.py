@@ -516,6 +516,26 @@ def test_doctor_finds_a_working_machine_well(zenray):
     assert not list((zenray.home / "store" / "tmp").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("types", "code", "text"),
+    [
+        ("(helpers.Thing,)", 0, "ok    materializers: 1 of this repository: helpers.Thing"),
+        ("(1,)", 1, "FAIL  materializers: mine:Mine (PATH): types = (1,) must be a tuple of classes"),
+        ("('x.Y')", 1, "FAIL  materializers: mine:Mine (PATH): types = 'x.Y' must be a tuple of classes"),
+        ("missing", 1, "FAIL  materializers: PATH cannot be imported: NameError: name 'missing' is not defined"),
+    ],
+)
+def test_a_materializer_may_name_classes_and_doctor_says_what_is_wrong_with_one(zenray, types, code, text):
+    zenray("init")
+    path = zenray.folder / "materializers" / "mine.py"
+    path.parent.mkdir(exist_ok=True)
+    zenray.write("helpers.py", "class Thing:\n    pass\n")
+    path.write_text(
+        f"import helpers\nfrom zenray import Materializer\nclass Mine(Materializer):\n    types = {types}\n"
+    )
+    assert text.replace("PATH", str(path)) in zenray("doctor", code=code).stdout
+
+
 def test_doctor_fails_where_the_store_cannot_be_written(zenray):
     zenray.home.mkdir()
     (zenray.home / "store").write_text("a file where the folder should be")
