@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, Generic, ParamSpec, overload
 
 from zenray.annotations import bind, classes_in, describe, fits, hints_of
-from zenray.errors import DefinitionError
+from zenray.errors import DefinitionError, RunCancelled
 from zenray.futures import Artifact
 from zenray.materializer import find, registry
 from zenray.step import Step, active_caller
@@ -48,12 +48,22 @@ class Pipeline(Generic[P]):
         return hints_of(self.__wrapped__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run on the active stack, block, and return the Run; nested, return what the function returns."""
+        """Run on the active stack, block, and return the Run; nested, return what the function returns.
+
+        Ctrl-C cancels the run, closes its records and raises KeyboardInterrupt.
+        """
         if active_caller.get() is not None:
             return self._nested(args, kwargs)
         from zenray.submit import run_pipeline  # what runs pipelines knows them, so it cannot be imported above
 
-        return run_pipeline(self, self.bind(args, kwargs))
+        parameters = self.bind(args, kwargs)
+        try:
+            return run_pipeline(self, parameters)
+        except RunCancelled as exc:
+            if isinstance(exc.__cause__, KeyboardInterrupt):
+                # What a script expects of Ctrl-C: no `except Exception` goes on after it, and Python exits with 130.
+                raise KeyboardInterrupt(str(exc)) from None
+            raise
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Check a call and return all parameters by name, defaults included."""

@@ -247,6 +247,32 @@ def test_an_interrupted_run_ends_with_code_130_and_is_recorded_as_cancelled(zenr
     assert [r["status"] for r in zenray.json("run", "list")] == ["cancelled"]
 
 
+def test_a_script_that_is_interrupted_raises_a_short_keyboard_interrupt(zenray):
+    zenray.write("script.py", "import flow\ntry:\n    flow.stuck()\nexcept Exception:\n    print('went on')\n")
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=zenray.folder,
+        env=zenray.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_line(process, "going on")
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert "went on" not in text
+    assert text[text.index("Traceback") :].count("  File") == 2
+    run = zenray.json("run", "list")[0]
+    assert text.endswith(f"KeyboardInterrupt: run {run['run_id']} was cancelled\n")
+    assert run["status"] == "cancelled"
+
+
+def test_an_interrupt_before_the_run_begins_is_one_line(zenray):
+    zenray.write("early.py", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    assert zenray("submit", "early.py", code=130).stderr == "cancelled\n"
+
+
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,6 @@ from zenray.errors import (
     DefinitionError,
     MaterializerError,
     NotFoundError,
-    RunCancelled,
     RunLostError,
     StepFailed,
     StoreError,
@@ -637,7 +636,7 @@ def test_ctrl_c_cancels_the_run() -> None:
     def cancelling():
         double(interrupted())
 
-    with pytest.raises(RunCancelled):
+    with pytest.raises(KeyboardInterrupt, match="was cancelled"):
         cancelling()
     run = zenray.get_run("latest")
     assert run.status == "cancelled"
