@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -182,8 +183,10 @@ class Coordinator:
         found = failed.failure
         if found is None:
             return StepFailed(f"step {failed.name!r} did not finish ({failed.status})")
+        others = [s.name for s in self.steps.values() if s.status is Status.FAILED and s is not failed]
+        also = f"also failed: {', '.join(map(repr, others))}\n" if others else ""
         error = StepFailed(
-            f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n"
+            f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n{also}"
             f"see `zenray run logs {self.run_id} {failed.name}`"
         )
         error.__cause__ = _original(found)
@@ -428,13 +431,14 @@ class Coordinator:
         self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
+        is_lost = result.failure.kind == "worker"
         if self._may_retry(state, result.failure):
-            self._observer.on_note(
-                f"step {state.name!r}: attempt {state.attempt} failed ({result.failure.type_name}), trying again"
-            )
+            why = "lost its process, which counts as no retry" if is_lost else f"failed ({result.failure.type_name})"
+            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again")
             self._enqueue(state)
         else:
-            self._fail(state, result.failure)
+            times = f" ({state.lost_workers} times)" if is_lost else ""
+            self._fail(state, replace(result.failure, message=result.failure.message + times))
 
     def _may_retry(self, state: StepState, failure: Failure) -> bool:
         settings = state.step.settings
@@ -510,7 +514,12 @@ def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResu
 
 
 def _original(failure: Failure) -> BaseException | None:
-    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle."""
+    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle.
+
+    None where nothing was raised: its process was lost, or it could not be started.
+    """
+    if not failure.pickled and not failure.traceback:
+        return None
     try:
         error = pickle.loads(failure.pickled) if failure.pickled else None
     except Exception:  # noqa: BLE001 - its class may not exist in this process

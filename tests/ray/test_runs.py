@@ -340,6 +340,17 @@ def test_a_lost_worker_is_replaced_and_a_step_that_always_dies_fails_as_such(pro
     error = zenray.get_pipeline("dying").runs[-1].steps["dies"].record.error
     assert error is not None
     assert error["kind"] == "worker"
+    words = [sys.executable, "-m", "zenray", "run", "logs", "latest", "dies"]
+    shown = subprocess.run(words, cwd=project, text=True, capture_output=True, check=True).stdout
+    assert "failed: WorkerCrashedError: the step's process ended while it ran" in shown
+
+
+def test_a_lost_process_is_told_by_zenray_alone_and_in_whole_words(project: Path) -> None:
+    shown = submit(project, "flow.py:dying", "-p", f"path={project}/count", "-p", "lives=99", code=1)
+    assert "raylet" not in shown
+    assert shown.count("lost its process, which counts as no retry, trying again") == 3
+    assert "failed in attempt 4: WorkerCrashedError: the step's process ended while it ran" in shown
+    assert shown.endswith("as for its memory (4 times)\n")
 
 
 def test_ctrl_c_cancels_the_tasks_and_the_run(project: Path) -> None:

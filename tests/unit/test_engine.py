@@ -246,6 +246,17 @@ def test_a_failure_that_the_pipeline_waits_for_still_lets_other_branches_finish(
     assert statuses(zenray.get_pipeline("waits").runs[-1]) == {"broken": "failed", "double": "succeeded"}
 
 
+def test_the_error_of_a_run_names_every_step_that_failed() -> None:
+    @pipeline
+    def failing():
+        broken(1), double(1), broken(2), broken(3)
+
+    with pytest.raises(
+        StepFailed, match=r"'broken' failed in attempt 1: .*no 1\nalso failed: 'broken_2', 'broken_3'\nsee"
+    ):
+        failing()
+
+
 def test_retries_follow_the_exception_classes(tmp_path: Path) -> None:
     counter = str(tmp_path / "count")
 

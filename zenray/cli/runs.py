@@ -103,8 +103,9 @@ def _remark(step: "StepRunRecord", run_id: str) -> str:
 def _error_text(error: Any) -> str:
     if not error:
         return ""
-    first_line = str(error.get("message", "")).partition("\n")[0]
-    return f"{error.get('type', '')}: {first_line}"[:200]
+    from zenray.progress import shortened
+
+    return shortened(f"{error.get('type', '')}: {error.get('message', '')}", 200)
 
 
 @app.command()
@@ -112,19 +113,24 @@ def logs(run: RunArgument, step: StepArgument = None, stack: StackOption = None)
     """Print what a run's steps, or one of them, have printed."""
     books = _books(stack)
     record = _find(run, books).record
-    names = [s.name for s in books.ledger.step_runs(record.run_id)]
+    steps = books.ledger.step_runs(record.run_id)
     if step is not None:
-        names = [books.ledger.step_run(record.run_id, step).name]
+        steps = (books.ledger.step_run(record.run_id, step),)
+    names = [s.name for s in steps]
     attempts: dict[str, list[AttemptRecord]] = {name: [] for name in names}
     for attempt in books.ledger.attempts(record.run_id, step):
         attempts[attempt.name].append(attempt)
     is_empty = True
-    for name in names:
+    for found in steps:
+        name, is_silent = found.name, True
         for number, data in _logs(books, record.run_id, name, attempts[name]):
-            is_empty = False
+            is_empty = is_silent = False
             if len(names) > 1 or number > 1:
                 typer.echo(f"== {name}" + (f" (attempt {number})" if number > 1 else ""))
             _print(data.decode(errors="replace"))
+        if is_silent and found.error:
+            is_empty = False
+            typer.echo(f"== {name} printed nothing and failed: {found.error.get('type')}: {found.error.get('message')}")
     if is_empty:
         typer.echo(f"nothing was printed by {'step ' + step if step else 'the steps'} of run {record.run_id}", err=True)
 
