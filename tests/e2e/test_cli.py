@@ -305,6 +305,32 @@ def test_run_show_tells_status_cache_source_attempts_and_error(zenray):
     assert "total failed" in rows["after"]
 
 
+def test_run_show_lists_outputs_what_was_returned_and_one_step_in_full(zenray):
+    zenray("submit", "flow.py:flow")
+    digest = artifact_of(zenray, "total")[:12]
+    text = zenray("run", "show", "latest").stdout
+    assert f"output {digest}" in text
+    assert re.search(r"RETURNED +ARTIFACT +TYPE +VALUE\nafter +[0-9a-f]{12} +builtins.bytes", text)
+    one = zenray("run", "show", "latest", "total").stdout
+    assert re.search(rf"output +{digest} +builtins.int +3\n", one)
+    assert re.search(r"rows +[0-9a-f]{12} +clean\n", one)
+    assert "is_broken=False" in one
+    assert re.search(r"1 +succeeded", one)
+    assert zenray.json("run", "show", "latest", "total")["outputs"][0]["digest"].startswith(digest)
+    assert "has no step 'totl'" in zenray("run", "show", "latest", "totl", code=2).stderr
+
+
+def test_artifact_list_names_outputs_and_is_narrowed_by_run_and_type(zenray):
+    zenray("submit", "flow.py:flow")
+    run = zenray.json("run", "list")[0]["run_id"]
+    zenray("submit", "flow.py:flow", "-p", "n=5")
+    assert f"{run}/total.output" in zenray("artifact", "list", "--run", run).stdout
+    assert len(zenray.json("artifact", "list", "--run", run)) == 4
+    for name in ("bytes", "builtins.bytes"):
+        assert {a["type"] for a in zenray.json("artifact", "list", "--type", name)} == {"builtins.bytes"}
+    assert {a["type"] for a in zenray.json("artifact", "list", "--type", "int", "--run", run)} == {"builtins.int"}
+
+
 def test_a_run_is_found_by_a_unique_beginning_of_its_id(zenray):
     zenray("submit", "flow.py:flow")
     run_id = zenray.json("run", "list")[0]["run_id"]

@@ -133,6 +133,33 @@ def test_a_static_pipeline_runs_and_reads_back() -> None:
     assert zenray.get_run(run.run_id[:17]).run_id == run.run_id
 
 
+def test_what_a_pipeline_returned_is_read_back_by_name(capfd: pytest.CaptureFixture[str]) -> None:
+    returns: dict[str, Callable[[], Any]] = {
+        "single": lambda: double(4),
+        "named": lambda: parts(9),
+        "several": lambda: (double(1), double(2), parts(4)[0], 7),
+        "dictionary": lambda: {"best": double(3), "rest": [double(5), {"step": parts(8)[0], "output": "x"}]},
+        "nothing": lambda: None,
+    }
+    found = {}
+    for name, give in returns.items():
+        run = run_pipeline(pipeline(lambda give=give: give(), name=name), {"give": give})
+        found[name] = {k: v.load() if hasattr(v, "load") else v for k, v in run.outputs.items()}
+    assert found == {
+        "single": {"double": 8},
+        "named": {"half": 4, "text": "n=9"},
+        "several": {"double": 2, "double_2": 4, "half": 2, "value": 7},
+        "dictionary": {"best": 6, "rest.0": 10, "rest.1.step": 4, "rest.1.output": "x"},
+        "nothing": {},
+    }
+    assert "returned: half = 4, text = 'n=9'\n" in capfd.readouterr().err
+    assert zenray.list_runs("single")[0].output.load() == 8
+    with pytest.raises(NotFoundError, match="returned no 'haf'; did you mean 'half'"):
+        zenray.list_runs("named")[0].outputs["haf"]
+    with pytest.raises(NotFoundError, match="returned 2 values"):
+        _ = zenray.list_runs("named")[0].output
+
+
 def test_loops_and_branches_on_real_values() -> None:
     @pipeline
     def dynamic():

@@ -23,7 +23,10 @@ DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifa
 
 @app.command("list")
 def list_(
-    type_name: Annotated[str | None, typer.Option("--type", help="Only artifacts of this type.")] = None,
+    type_name: Annotated[
+        str | None, typer.Option("--type", help="Only artifacts of this type, such as pyarrow.lib.Table, or Table.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only outputs of this run.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many artifacts, the newest first.")] = 50,
     stack: StackOption = None,
     as_json: JsonOption = False,
@@ -32,7 +35,7 @@ def list_(
     from zenray.progress import size_text
 
     books = _books(stack)
-    found = books.ledger.list_artifacts(store=books.store.uri, type_name=type_name, limit=limit)
+    found = _listed(books, type_name, run, limit)
     if as_json:
         print_json([_as_json(r) for r in found])
         return
@@ -42,11 +45,28 @@ def list_(
             r.manifest.type_name,
             size_text(r.manifest.size_bytes),
             time_text(r.created_at),
-            r.manifest.producer,
+            _made_by(books, r),
         )
         for r in found
     ]
     table(("digest", "type", "size", "created", "made by"), rows, empty="there are no artifacts")
+
+
+def _listed(books: "Books", type_name: str | None, run: str | None, limit: int) -> "list[ArtifactRecord]":
+    """Return the newest artifacts of a type, which may be named by its last part, or of a run."""
+    is_short = type_name is not None and "." not in type_name
+    if run is None and not is_short:
+        return list(books.ledger.list_artifacts(store=books.store.uri, type_name=type_name, limit=limit))
+    found = sorted(_chosen(books, None, run), key=lambda r: r.created_at, reverse=True)
+    names = ((r, r.manifest.type_name) for r in found)
+    return [r for r, n in names if type_name in (None, n, n.rpartition(".")[2])][:limit]
+
+
+def _made_by(books: "Books", record: "ArtifactRecord") -> str:
+    """Return the output that an artifact was first, as ``RUN/STEP.OUTPUT``."""
+    made = record.manifest.producer
+    outputs = [o for o in books.ledger.producers(record.digest) if f"{o.run_id}/{o.name}" == made]
+    return f"{made}.{outputs[0].output}" if outputs else made
 
 
 @app.command()
