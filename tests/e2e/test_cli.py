@@ -437,6 +437,33 @@ def test_artifact_show_tells_type_size_producer_consumer_and_files(zenray):
     assert "FILE" in text
 
 
+TABLE = """
+import pyarrow as pa
+from zenray import pipeline, step
+
+
+@step
+def make(n: int) -> pa.Table:
+    return pa.table({"number": pa.array(range(n)), "text": ["x"] * n})
+
+
+@pipeline
+def tables(n: int):
+    make(n)
+"""
+
+
+def test_artifact_show_prints_a_table_in_rows_and_says_what_its_statistics_are_of(zenray):
+    zenray.write("table.py", TABLE)
+    zenray("submit", "table.py", "-p", "n=100001")
+    text = zenray("artifact", "show", artifact_of(zenray, "make")).stdout
+    assert "  schema:\n    number  int64\n    text    string\n" in text
+    assert "  statistics of the first 100,000 rows:\n    number  min 0, max 99999, mean 49999.5\n" in text
+    zenray("submit", "table.py", "-p", "n=2")
+    text = zenray("artifact", "show", artifact_of(zenray, "make")).stdout
+    assert "  statistics:\n    number  min 0, max 1, mean 0.5\n" in text
+
+
 def test_artifact_export_writes_the_bytes_and_never_overwrites_unasked(zenray):
     zenray("submit", "flow.py:flow")
     digest = artifact_of(zenray, "after")
@@ -665,6 +692,18 @@ def test_a_terminal_gets_a_live_table_and_lists_as_tables(zenray):
     )
     listing.expect("─────")
     listing.expect(pexpect.EOF)
+    narrow = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "run", "list"],
+        cwd=str(zenray.folder),
+        env=environment,
+        dimensions=(40, 60),
+        timeout=60,
+        encoding="utf-8",
+    )
+    narrow.expect_exact(zenray.json("run", "list")[0]["run_id"])
+    narrow.expect("not shown, as the terminal is narrow: stack, took")
+    narrow.expect(pexpect.EOF)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from zenray.store import Store
     from zenray.views import Books
 
+SAMPLED = "statistics_of_first_rows"  # a fact about another fact
 app = new_app("Artifacts: list, show, export, copy, verify, gc.")
 DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifact's digest, or the beginning of it.")]
 
@@ -49,7 +51,12 @@ def list_(
         )
         for r in found
     ]
-    table(("digest", "type", "size", "created", "made by"), rows, empty="there are no artifacts")
+    table(
+        ("digest", "type", "size", "created", "made by"),
+        rows,
+        empty="there are no artifacts",
+        optional=("created", "size"),
+    )
 
 
 def _listed(books: "Books", type_name: str | None, run: str | None, limit: int) -> "list[ArtifactRecord]":
@@ -97,8 +104,7 @@ def show(digest: DigestArgument, stack: StackOption = None, as_json: JsonOption 
     )
     if manifest.preview:
         print("\npreview")
-        for name, value in manifest.preview.items():
-            _print_preview(name, value)
+        _print_preview(manifest.preview)
     print()
     rows = [
         (f.name, size_text(f.size_bytes), f.digest[:12], "object" if f.data is None else "manifest")
@@ -112,23 +118,35 @@ def _shortened(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[-limit:]) + more
 
 
-def _print_preview(name: str, value: Any) -> None:
-    text = value if isinstance(value, str) else _compact(value)
-    if "\n" in text:
-        print(f"  {name}:")
-        print("\n".join(f"    {line}" for line in text.splitlines()))
-    else:
-        print(f"  {name}: {text}")
+def _print_preview(preview: Mapping[str, Any]) -> None:
+    """Print facts: texts of several lines and lists of named things as blocks."""
+    sampled = preview.get(SAMPLED)
+    for name, value in preview.items():
+        if name == SAMPLED:
+            continue
+        heading = f"{name} of the first {sampled:,} rows" if sampled and name == "statistics" else name
+        lines = _lines(value)
+        print(f"  {heading}: {lines[0]}" if len(lines) == 1 else "\n    ".join([f"  {heading}:", *lines]))
 
 
-def _compact(value: Any) -> str:
-    """Return JSON-like data on lines: a table's rows and a mapping's entries one each."""
-    if isinstance(value, dict) and value:
-        width = max(len(str(k)) for k in value)
-        return "\n".join(["", *(f"{str(k).ljust(width)}  {v}" for k, v in value.items())])
+def _lines(value: Any) -> list[str]:
+    """Return JSON-like data as text for people: pairs of a list and entries of a mapping one a line, aligned."""
+    if isinstance(value, str):
+        return value.splitlines() or [""]
+    is_named = isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value)
+    pairs = [(str(k), v) for k, v in value] if is_named else list(value.items()) if isinstance(value, dict) else []
+    if pairs:
+        width = max(len(str(k)) for k, _ in pairs)
+        return [f"{str(k).ljust(width)}  {_inline(v)}".rstrip() for k, v in pairs]
     if isinstance(value, list) and value and all(isinstance(v, dict | list) for v in value):
-        return "\n".join(["", *map(str, value)])
-    return str(value)
+        return [_inline(v) for v in value]
+    return [_inline(value)]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_inline(v)}" for k, v in value.items())
+    return ", ".join(map(_inline, value)) if isinstance(value, list) else str(value)
 
 
 def _as_json(record: "ArtifactRecord") -> dict[str, Any]:

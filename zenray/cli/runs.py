@@ -52,7 +52,8 @@ def list_(
         for r in found
     ]
     headers = ("run", "pipeline", "status", "started", "took", "stack", "steps")
-    table(headers, rows, empty="there are no runs yet; start one with `zenray submit FILE`")
+    empty = "there are no runs yet; start one with `zenray submit FILE`"
+    table(headers, rows, empty=empty, optional=("stack", "took", "steps", "started"))
 
 
 @app.command()
@@ -84,7 +85,12 @@ def show(run: RunArgument, step: StepArgument = None, stack: StackOption = None,
         )
         for s in steps
     ]
-    table(("step", "status", "took", "attempts", "outputs", "remark"), rows, empty="no step was called")
+    table(
+        ("step", "status", "took", "attempts", "outputs", "remark"),
+        rows,
+        empty="no step was called",
+        optional=("attempts", "outputs", "took"),
+    )
 
 
 def _show_returned(record: "RunRecord", books: "Books", outputs: "Sequence[StepOutput]") -> None:
