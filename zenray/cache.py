@@ -14,6 +14,7 @@ from zenray.hashing import digest_value, encode, framed
 from zenray.model import Json, Slot
 from zenray.step import Step
 
+MAX_FILES = 1000  # of a folder, of which explain can say what changed
 RECIPE = 2  # of the key itself: raised when the same inputs must no longer give the same key
 
 
@@ -57,7 +58,16 @@ def key_of(
     }
     if code.problems:
         return CacheKey("", parts, "its code cannot be followed: " + "; ".join(code.problems))
-    return CacheKey(digest_value(["step", parts]), parts)
+    key = digest_value(["step", parts])
+    files = {name: _files_of(value) for name, value in counted.items() if type(value) is Folder}
+    return CacheKey(key, parts | ({"files": files} if files else {}))  # for explain: the key has the folder's digest
+
+
+def _files_of(folder: Folder) -> dict[str, str]:
+    """Return the files of a folder with the beginnings of their digests; of a large folder none."""
+    if len(folder) > MAX_FILES:
+        return {}
+    return {file.url.removeprefix(f"{folder.url}/"): file.digest[:12] for file in folder}
 
 
 def tree_bytes(tree: Any, inputs: Sequence[str]) -> bytes:
@@ -89,7 +99,8 @@ def differences(
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 change = "is new" if name not in old else "is gone" if name not in new else "changed"
-                found.append(f"{_named(word, name, new.get(name, old.get(name)))} {change}")
+                files = _changed_files(now, before, name) if word == "argument" and change == "changed" else ""
+                found.append(f"{_named(word, name, new.get(name, old.get(name)))} {change}{files}")
     for group, text in (
         ("outputs", "output names changed"),
         ("salt", "salt changed"),
@@ -99,6 +110,20 @@ def differences(
         if now.get(group) != before.get(group):
             found.append(text)
     return found
+
+
+def _changed_files(now: Mapping[str, Json], before: Mapping[str, Json], argument: str) -> str:
+    """Name the files that were added to a folder, removed from it or changed."""
+    new, old = ((parts.get("files") or {}).get(argument) or {} for parts in (now, before))
+    if not new or not old:
+        return ""
+    kinds = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+    }
+    texts = [f"{', '.join(names[:5])}{' ...' if names[5:] else ''} {kind}" for kind, names in kinds.items() if names]
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _named(word: str, name: str, value: Json) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import resource
 import socket
 import subprocess
@@ -27,6 +28,7 @@ import zenray_materializers
 
 import zenray
 from zenray import File, Folder, Materializer, artifacts, pipeline, step
+from zenray.cli.explanation import Explainer
 from zenray.errors import (
     CorruptedObjectError,
     DefinitionError,
@@ -90,6 +92,11 @@ def broken(n: int) -> int:
 
 def reason(run: Any, step: str) -> str:
     return Books().ledger.step_run(run.run_id, step).reason
+
+
+def explained(step: str) -> str:
+    ledger = Books().ledger
+    return Explainer(ledger).explain(ledger.step_run(zenray.get_run("latest").run_id, step)).partition("\n")[0]
 
 
 def statuses(run: Any) -> dict[str, str]:
@@ -507,9 +514,34 @@ def test_a_changed_file_runs_again_and_a_touched_one_does_not(tmp_path: Path) ->
     run = counting(str(path))
     assert set(statuses(run).values()) == {"succeeded"}
     assert run.steps["lines"].output.load() == 3
+    assert explained("names") == "names ran because: argument 'folder' changed (data.csv changed)"
+    (tmp_path / "more.csv").write_text("1")
+    counting(str(path))
+    assert explained("names") == "names ran because: argument 'folder' changed (more.csv added)"
+    (tmp_path / "more.csv").rename(tmp_path / "other.csv")
+    counting(str(path))
+    assert "(other.csv added; more.csv removed)" in explained("names")
     path.unlink()
-    with pytest.raises(StoreError, match=r"data\.csv.* cannot be read"):
+    with pytest.raises(StoreError, match=r"argument 'file': .*data\.csv.* cannot be read"):
         counting(str(path))
+
+
+def test_a_relative_file_that_is_not_there_is_named_with_the_place_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step
+    def size(file: File) -> int:
+        return len(file.read_bytes())
+
+    @pipeline
+    def sized():
+        size(File("data/x.csv"))
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        StoreError, match=rf"looked for at {re.escape(str(tmp_path))}/data/x\.csv, relative to the folder"
+    ):
+        sized()
 
 
 def test_an_input_that_changes_while_it_is_read_fails_the_step(tmp_path: Path) -> None:
