@@ -349,6 +349,15 @@ def test_run_logs_prints_what_the_steps_printed(zenray):
     assert "did you mean 'clean'" in zenray("run", "logs", "latest", "claen", code=2).stderr
 
 
+def test_run_logs_of_a_cached_step_are_those_of_the_run_it_came_from(zenray):
+    zenray("submit", "flow.py:flow")
+    source = zenray.json("run", "list")[0]["run_id"]
+    zenray("submit", "flow.py:flow")
+    for words in (("latest",), ("latest", "ingest")):
+        text = zenray("run", "logs", *words).stdout
+        assert text == f"== ingest was cached; this was printed by ingest of run {source}\nreading 3 rows\n"
+
+
 def test_run_logs_shows_a_step_that_is_still_running(zenray):
     process = zenray.start("submit", "flow.py:stuck")
     try:
@@ -522,6 +531,9 @@ def test_artifact_gc_removes_only_with_yes(zenray):
     zenray("submit", "flow.py:flow", "-p", "n=9")
     zenray("submit", "flow.py:flow")
     asked = ("artifact", "gc", "--keep-runs", "1", "--grace", "0s")
+    kept = "1 runs are kept as they are younger than --grace"
+    assert kept in zenray("artifact", "gc", "--keep-runs", "1").stdout
+    assert kept not in zenray(*asked).stdout
     assert "would remove 1 runs" in zenray(*asked).stdout
     assert len(zenray.json("run", "list")) == 2
     assert "removed 1 runs" in zenray(*asked, "--yes").stdout

@@ -169,6 +169,12 @@ def logs(run: RunArgument, step: StepArgument = None, stack: StackOption = None)
             if len(names) > 1 or number > 1:
                 typer.echo(f"== {name}" + (f" (attempt {number})" if number > 1 else ""))
             _print(data.decode(errors="replace"))
+        if is_silent and found.cache_source:
+            source_run, source = found.cache_source
+            for _, data in _logs(books, source_run, source, list(books.ledger.attempts(source_run, source))):
+                is_empty = False
+                typer.echo(f"== {name} was cached; this was printed by {source} of run {source_run}")
+                _print(data.decode(errors="replace"))
         if is_silent and found.error:
             is_empty = False
             typer.echo(f"== {name} printed nothing and failed: {found.error.get('type')}: {found.error.get('message')}")
