@@ -74,6 +74,7 @@ class Materializer:
     is_exact: ClassVar[bool] = False
     is_pickle: ClassVar[bool] = False
     format_version: ClassVar[int] = 1
+    refusal: ClassVar[str] = ""  # why no value of these types can be stored, and what to return instead
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
         """Write the value into files; what is returned is kept with the artifact and given to ``load``."""

@@ -13,7 +13,7 @@ from typing import Any, Generic, ParamSpec, overload
 from zenray.annotations import bind, classes_in, describe, fits, hints_of
 from zenray.errors import DefinitionError, RunCancelled
 from zenray.futures import Artifact
-from zenray.materializer import find, registry
+from zenray.materializer import find, load_materializer, registry
 from zenray.step import Step, active_caller
 from zenray.stored import StoredArtifact
 
@@ -82,7 +82,17 @@ class Pipeline(Generic[P]):
         for step in _steps_of(self, set()):
             for output in step.outputs:
                 for cls in classes_in(output.annotation):
-                    if cls in (type(None), object) or step.settings.allow_pickle or find(cls, registry.table()):
+                    if cls in (type(None), object) or step.settings.allow_pickle:
+                        continue
+                    path = find(cls, registry.table())
+                    # What is built into Python is never refused, and saves the import of its materializer.
+                    if (
+                        path
+                        and cls.__module__ != "builtins"
+                        and (why := getattr(load_materializer(path), "refusal", ""))
+                    ):
+                        raise DefinitionError(f"step {step.name!r}, output {output.name!r}: {why}")
+                    if path:
                         continue
                     if inspect.isabstract(cls) or getattr(cls, "_is_protocol", False):
                         continue  # says nothing of the class the value will have

@@ -395,6 +395,20 @@ def test_an_output_without_materializer_is_refused_before_anything_runs() -> Non
     assert CALLS == []
 
 
+def test_an_output_that_no_materializer_takes_is_refused_before_anything_runs() -> None:
+    @step
+    def lazy(n: int) -> pl.LazyFrame:
+        return pl.LazyFrame({"n": [n]})
+
+    @pipeline
+    def querying():
+        lazy(number(1))
+
+    with pytest.raises(DefinitionError, match=r"step 'lazy', output 'output': .* return lazy_frame\.collect"):
+        querying()
+    assert zenray.list_runs() == []
+
+
 def test_an_output_that_does_not_fit_its_annotation_fails_the_step() -> None:
     @step
     def wrong() -> int:
