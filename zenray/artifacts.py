@@ -250,7 +250,7 @@ def no_materializer(cls: type) -> str:
     name = type_name(cls)
     short = cls.__name__
     return f"""no materializer is registered for type {name!r} ({registry.near(cls)}).
-Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` makes one):
+Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` marks it):
 
     from zenray import Materializer
 

@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import getpass
+import json
 import os
 import platform
 import secrets
@@ -40,6 +41,7 @@ from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import Reporter
 
 LEASE_S = 30.0
+MAX_PARAMETER = 10_000  # characters of a recorded parameter that is no number or text
 SHOWN = 40  # characters of a returned value that are still shown in the summary
 
 
@@ -235,9 +237,7 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         pipeline=request.pipeline,
         status=Status.RUNNING,
         started_at=time.time(),
-        parameters={
-            k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in request.parameters.items()
-        },
+        parameters={name: _recorded(value) for name, value in request.parameters.items()},
         stack=request.stack.name,
         user=_user(),
         host=socket.gethostname(),
@@ -245,6 +245,20 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         git_revision=_git_revision(Path(request.source_file).parent if request.source_file else Path.cwd()),
         source_file=request.source_file,
     )
+
+
+def _recorded(value: Any) -> Json:
+    """Return a parameter as it is recorded: what JSON can express as it is, all else, or what is large, as text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    try:
+        text = json.dumps(value)
+        if len(text) <= MAX_PARAMETER and json.loads(text) == value:
+            return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    text = repr(value)
+    return text if len(text) <= MAX_PARAMETER else text[:MAX_PARAMETER] + "..."
 
 
 def _user() -> str:

@@ -212,6 +212,40 @@ def test_wrong_usage_ends_with_code_2_and_says_what_is_wrong(zenray, arguments, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_and_a_missing_parameter_are_answered_with_what_to_write(zenray):
+    zenray.write(
+        "needs.py", "from zenray import pipeline\n@pipeline\ndef needing(n: int, m: int, k: int = 1):\n    pass\n"
+    )
+    assert "'.' is a folder; name a file in it: flow.py, helpers.py, needs.py" in zenray("submit", ".", code=2).stderr
+    done = zenray("submit", "needs.py", "-p", "m=1", code=2)
+    assert "pipeline 'needing' needs 'n': add -p n=..." in done.stderr
+
+
+def test_lists_given_as_parameters_are_recorded_as_lists(zenray):
+    zenray.write(
+        "lists.py", "from zenray import pipeline\n@pipeline\ndef lists(m: list[int], s: set[int]):\n    pass\n"
+    )
+    zenray("submit", "lists.py", "-p", "m=[1, 2]", "-p", "s=[3]")
+    assert zenray.json("run", "list")[0]["parameters"] == {"m": [1, 2], "s": "{3}"}
+
+
+def test_a_pipeline_from_standard_input_is_refused_before_anything_runs(zenray):
+    text = "import flow\nfrom zenray import pipeline\n@pipeline\ndef typed():\n    flow.ingest(1)\ntyped()\n"
+    for stack, code in (("local", 1), ("inline", 0)):
+        done = subprocess.run(
+            [sys.executable, "-"],
+            cwd=zenray.folder,
+            env=zenray.environment | {"ZENRAY_STACK": stack},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert ("was read from <stdin>, which the workers cannot: write it into a file" in done.stderr) is bool(code)
+    assert len(zenray.json("run", "list")) == 1
+
+
 def test_a_file_that_cannot_be_imported_shows_the_users_traceback(zenray):
     zenray.write("broken_flow.py", "def f():\n    return 1 / 0\n\nf()\n")
     done = zenray("submit", "broken_flow.py", code=2)
@@ -550,7 +584,14 @@ def test_artifact_gc_removes_only_with_yes(zenray):
 def test_init_makes_a_repository_whose_example_works_at_once(zenray):
     zenray("init", "new")
     new = zenray.folder / "new"
-    assert {p.name for p in new.iterdir()} == {".zenray", ".zenrayignore", ".gitignore", "pipeline.py", "stacks"}
+    assert {p.name for p in new.iterdir()} == {
+        ".zenray",
+        ".zenrayignore",
+        ".gitignore",
+        "pipeline.py",
+        "stacks",
+        "materializers",
+    }
     assert ".zenray/" in (new / ".gitignore").read_text().splitlines()
     zenray.folder = new
     zenray.environment.pop("ZENRAY_HOME")
