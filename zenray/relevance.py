@@ -74,8 +74,8 @@ class CustomMaterializers:
 def unforeseen(manifest: Manifest, environment: Mapping[str, Any]) -> str:
     """Return the type name of an output whose materializer is not part of the key that it was found under."""
     custom = registry.custom()
-    serves = custom.get(manifest.type_name)
-    is_moved = serves is not None and serves != manifest.materializer
+    serves = custom.get(manifest.type_name, manifest.materializer)
+    is_moved = serves != manifest.materializer and manifest.type_name not in environment
     known = {entry[0] for entry in environment.values() if isinstance(entry, list)}
     is_missed = manifest.materializer in custom.values() and manifest.materializer not in known
     return manifest.type_name if is_moved or is_missed else ""
