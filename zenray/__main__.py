@@ -1,11 +1,21 @@
-"""``python -m zenray`` is the command line.
+"""``zenray`` and ``python -m zenray``: the command line.
 
 Runs in: driver.
 """
 
 import sys
 
-from zenray.cli import main
+
+def main() -> int:
+    """Run the command line; Ctrl-C while it is still being imported is no error either."""
+    try:
+        from zenray import cli
+
+        return cli.main()
+    except KeyboardInterrupt:
+        sys.stderr.write("cancelled\n")
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from zenray import artifacts
@@ -59,7 +60,7 @@ class ArgumentTree:
         if kind is StoredArtifact:
             return self._stored(argument, value)
         if kind in (File, Folder):
-            return value.identified()
+            return self._outside(argument, value)
         if kind in (list, tuple):
             return kind(self._tree(argument, v) for v in value)
         if kind is dict and _has_encoding(list(value)):
@@ -77,6 +78,17 @@ class ArgumentTree:
         if artifact.run_id == self._run_id:
             return self._slot(Input(argument, artifact.step_run, artifact.index))
         return self._foreign(argument, artifact.manifest)
+
+    def _outside(self, argument: str, value: File | Folder) -> File | Folder:
+        try:
+            return value.identified()
+        except StoreError as exc:
+            path = Path(value.url).expanduser()
+            is_relative = "://" not in value.url and not path.is_absolute()
+            where = f"; it was looked for at {path.absolute()}, relative to the folder of this process"
+            raise StoreError(
+                f"step {self._step.name!r}, argument {argument!r}: {exc}" + (where if is_relative else "")
+            ) from exc
 
     def _stored(self, argument: str, artifact: StoredArtifact) -> Slot:
         if artifact.store.uri != self._store.uri:

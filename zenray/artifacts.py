@@ -15,10 +15,11 @@ from zenray.errors import CorruptedObjectError, MaterializerError, StoreError, Z
 from zenray.hashing import digest_bytes
 from zenray.materializer import find, load_class, load_materializer, registry, type_name
 from zenray.model import Json, Manifest, StoredFile, artifact_digest
-from zenray.store import ObjectWriter, Store, manifest_name
+from zenray.store import ObjectWriter, Store, manifest_name, object_name
 
 INLINE_BYTES = 4096  # a file up to this size lives in its manifest: one write instead of two
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+REPAIR = "`zenray artifact verify --repair` removes what is damaged, so that its step runs again"
 PICKLE = "zenray_materializers.pickled:PickleMaterializer"
 
 
@@ -129,7 +130,8 @@ def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any
     except Exception as exc:
         raise MaterializerError(
             f"{manifest.materializer} cannot load artifact {manifest.digest[:12]} of type {manifest.type_name!r}: "
-            f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` checks its bytes"
+            f"{type(exc).__name__}: {exc}; `zenray artifact verify {manifest.digest[:12]}` checks its bytes, and with "
+            "--repair its step runs again where they are damaged"
         ) from exc
 
 
@@ -173,6 +175,29 @@ def verify(manifest: Manifest, store: Store) -> None:
             )
     if _identity(manifest) != manifest.digest:
         raise CorruptedObjectError(f"artifact {manifest.digest[:12]}: its manifest has changed since it was written")
+
+
+def repair(manifest: Manifest, store: Store) -> str:
+    """Remove the damaged objects of an artifact and write its manifest anew where it is not what it was.
+
+    Returns what was done, in words. An artifact without an object that it needs is not taken from the cache any more.
+    """
+    damaged = {f.digest for f in manifest.files if f.data is None and not _is_whole(f, store)}
+    for digest in damaged:
+        store.delete(object_name(digest))
+    if damaged:
+        return f"{len(damaged)} damaged or missing object(s) removed; its step runs again when it is needed"
+    try:
+        verify(manifest, store)
+    except CorruptedObjectError as exc:
+        raise CorruptedObjectError(f"{exc}; restore the metadata store from a backup") from exc
+    data = json.dumps(manifest.to_json(), separators=(",", ":")).encode()
+    store.put_named(manifest_name(manifest.digest), data)
+    return "its manifest was written anew from the metadata store"
+
+
+def _is_whole(file: StoredFile, store: Store) -> bool:
+    return store.has(file.digest, file.size_bytes) and store.stored_digest(file.digest) == file.digest
 
 
 def copy(manifest: Manifest, source: Store, target: Store) -> int:
@@ -225,7 +250,7 @@ def no_materializer(cls: type) -> str:
     name = type_name(cls)
     short = cls.__name__
     return f"""no materializer is registered for type {name!r} ({registry.near(cls)}).
-Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` makes one):
+Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` marks it):
 
     from zenray import Materializer
 
@@ -393,7 +418,8 @@ class Reader:
         view = self._store.buffer(file.digest)
         if len(view) != file.size_bytes:
             raise CorruptedObjectError(
-                f"object {file.digest[:12]} in {self._store.uri} has {len(view)} bytes, expected {file.size_bytes}"
+                f"object {file.digest[:12]} in {self._store.uri} has {len(view)} bytes, expected {file.size_bytes}; "
+                f"{REPAIR}"
             )
         return view
 

@@ -4,18 +4,17 @@ Runs in: driver.
 """
 
 import platform
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zenray.files import File, Folder
-from zenray.fingerprint import Fingerprint, fingerprint
+from zenray.fingerprint import Fingerprint
 from zenray.hashing import digest_value, encode, framed
-from zenray.materializer import load_materializer, registry
 from zenray.model import Json, Slot
 from zenray.step import Step
 
+MAX_FILES = 1000  # of a folder, of which explain can say what changed
 RECIPE = 2  # of the key itself: raised when the same inputs must no longer give the same key
 
 
@@ -26,18 +25,6 @@ class CacheKey:
     key: str
     parts: Mapping[str, Json]
     reason: str = ""
-
-
-def custom_materializers() -> dict[str, Json]:
-    """Return the registrations beyond the built-in ones with the digest of their code: it decides what is loaded.
-
-    Where that code cannot be followed the digest is a new one each time, so that nothing is found in the cache.
-    """
-    found: dict[str, Json] = {}
-    for name, path in registry.custom().items():
-        code = fingerprint(type(load_materializer(path)))
-        found[name] = [path, secrets.token_hex(16) if code.problems else code.digest]
-    return found
 
 
 def key_of(
@@ -55,7 +42,7 @@ def key_of(
         arguments: its bound arguments by name, artifacts replaced by Slots.
         inputs: the digests of the input artifacts, by Slot index.
         code: the fingerprint of its code.
-        materializers: what ``custom_materializers`` gave for this run.
+        materializers: the registrations beyond the built-in ones that can matter for it, with digests of their code.
         heritage: digests of the code that made those inputs which may hold instances of the user's classes.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
@@ -71,7 +58,16 @@ def key_of(
     }
     if code.problems:
         return CacheKey("", parts, "its code cannot be followed: " + "; ".join(code.problems))
-    return CacheKey(digest_value(["step", parts]), parts)
+    key = digest_value(["step", parts])
+    files = {name: _files_of(value) for name, value in counted.items() if type(value) is Folder}
+    return CacheKey(key, parts | ({"files": files} if files else {}))  # for explain: the key has the folder's digest
+
+
+def _files_of(folder: Folder) -> dict[str, str]:
+    """Return the files of a folder with the beginnings of their digests; of a large folder none."""
+    if len(folder) > MAX_FILES:
+        return {}
+    return {file.url.removeprefix(f"{folder.url}/"): file.digest[:12] for file in folder}
 
 
 def tree_bytes(tree: Any, inputs: Sequence[str]) -> bytes:
@@ -100,9 +96,11 @@ def differences(
         found += code_differences(code_now, code_before) or ["code changed"]
     for group, word in (("arguments", "argument"), ("environment", "environment")):
         old, new = before.get(group) or {}, now.get(group) or {}
-        found += [f"{word} {name!r} changed" for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
-        found += [f"{word} {name!r} is new" for name in sorted(new.keys() - old.keys())]
-        found += [f"{word} {name!r} is gone" for name in sorted(old.keys() - new.keys())]
+        for name in sorted(old.keys() | new.keys()):
+            if old.get(name) != new.get(name):
+                change = "is new" if name not in old else "is gone" if name not in new else "changed"
+                files = _changed_files(now, before, name) if word == "argument" and change == "changed" else ""
+                found.append(f"{_named(word, name, new.get(name, old.get(name)))} {change}{files}")
     for group, text in (
         ("outputs", "output names changed"),
         ("salt", "salt changed"),
@@ -112,6 +110,39 @@ def differences(
         if now.get(group) != before.get(group):
             found.append(text)
     return found
+
+
+def _changed_files(now: Mapping[str, Json], before: Mapping[str, Json], argument: str) -> str:
+    """Name the files that were added to a folder, removed from it or changed."""
+    new, old = ((parts.get("files") or {}).get(argument) or {} for parts in (now, before))
+    if not new or not old:
+        return ""
+    kinds = {
+        "added": sorted(new.keys() - old.keys()),
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": sorted(name for name in new.keys() & old.keys() if new[name] != old[name]),
+    }
+    texts = [f"{', '.join(names[:5])}{' ...' if names[5:] else ''} {kind}" for kind, names in kinds.items() if names]
+    return f" ({'; '.join(texts)})" if texts else ""
+
+
+def _named(word: str, name: str, value: Json) -> str:
+    """Name a part of a key: an argument, the platform, or a materializer with the type that it serves."""
+    return f"materializer {value[0]!r} of {name!r}" if isinstance(value, list) else f"{word} {name!r}"
+
+
+def doubt(in_worker: Sequence[Mapping[str, Json]], code: Fingerprint) -> str:
+    """Say that a result is not kept, because what its code uses is not the same in the worker as in this process."""
+    here, there = (
+        {(p.kind, p.name, p.digest) for p in code.parts},
+        {(p["kind"], p["name"], p["digest"]) for p in in_worker},
+    )
+    differing = sorted({(kind, name) for kind, name, _ in here ^ there})
+    named = ", ".join(f"{kind} {name!r}" for kind, name in differing[:5]) or "something that its code uses"
+    return (
+        f"{named} differs between the worker and this process, so its result is not kept in the cache; "
+        "give what differs from one process to another to the step as a parameter"
+    )
 
 
 def code_differences(now: Sequence[Mapping[str, Json]], before: Sequence[Mapping[str, Json]]) -> list[str]:

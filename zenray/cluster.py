@@ -13,7 +13,9 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ _NOT_SENT = re.compile(
     r"RAY_.*|.*VISIBLE_(DEVICES|CORES|CHIPS|MODULES)|(RBLN|FURIOSA)_DEVICES|ZE_AFFINITY_MASK|ONEAPI_DEVICE_SELECTOR"
     r"|TPU_(CHIPS_PER_)?HOST_BOUNDS"
 )
+_CRASHED = "the step's process ended while it ran: a crash in native code, os._exit(), or a kill, as for its memory"
 
 
 class RayLauncher:
@@ -124,7 +127,7 @@ class RayLauncher:
         kind = "cancelled" if name == "TaskCancelledError" else "worker"
         if name == "RayTaskError" or isinstance(error, pickle.PicklingError):
             kind = "output"
-        text = f"{name}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+        text = _CRASHED if name == "WorkerCrashedError" else next(iter(str(error).strip().splitlines()), "no message")
         # Which of several calls ended the process is not known: each tries again alone.
         on_done([AttemptResult(c.step_run_id, c.attempt, failure=Failure(kind, name, text)) for c in calls])
 
@@ -188,7 +191,7 @@ def _joined() -> Any:
 
     info = start.wait_ready()
     try:
-        with local_cluster.joining(info):
+        with local_cluster.joining(info), _unheard_raylet():
             ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
     except Exception as exc:
         raise ClusterError(
@@ -229,6 +232,23 @@ def _can_pickle(value: Any) -> bool:
 
 def _text(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {' '.join(map(str, exc.args)) or 'no message'}"
+
+
+@contextmanager
+def _unheard_raylet() -> Iterator[None]:
+    """Keep Ray from listening to what its raylet says of lost workers: it would print that to stdout.
+
+    ``log_to_driver=False`` does not cover it (``listen_error_messages`` in ray/_private/worker.py), and ZenRay says
+    itself what became of a step.
+    """
+    from ray._private import worker
+
+    listen = worker.listen_error_messages
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
@@ -308,7 +328,7 @@ class Workplace:
             return Attempt(failed, [])
         function, doubt = self._functions[key]
         attempt = begin_step(call, function, self._store, worker=self._name, tracker=self._tracker)
-        return attempt.doubted(doubt) if doubt else attempt
+        return attempt.doubted(tuple(map(asdict, fingerprint(function).parts))) if doubt else attempt
 
     def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""

@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
 from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
-from zenray.model import AttemptResult, Failure, Json, Manifest, Resources, Status, StepCall
+from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
+from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
 
@@ -78,7 +80,7 @@ class Coordinator:
         self._condition = threading.Condition(threading.RLock())
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
-        self._materializers: dict[str, Json] | None = None
+        self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
         self._in_flight: Counter[Resources] = Counter()
@@ -181,8 +183,10 @@ class Coordinator:
         found = failed.failure
         if found is None:
             return StepFailed(f"step {failed.name!r} did not finish ({failed.status})")
+        others = [s.name for s in self.steps.values() if s.status is Status.FAILED and s is not failed]
+        also = f"also failed: {', '.join(map(repr, others))}\n" if others else ""
         error = StepFailed(
-            f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n"
+            f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n{also}"
             f"see `zenray run logs {self.run_id} {failed.name}`"
         )
         error.__cause__ = _original(found)
@@ -304,9 +308,12 @@ class Coordinator:
         # that is not loaded yet, and a pickle or a materializer may name a function.
         state.heritage = frozenset(taken | {secrets.token_hex(16) if code.problems else code.digest})
         if self._materializers is None:
-            self._materializers = cache.custom_materializers()
+            self._materializers = CustomMaterializers()
+        taken_with = [self.steps[i.producer].materializers if i.producer else None for i in state.inputs]
+        materializers = self._materializers.relevant(code, zip(inputs, taken_with, strict=True))
+        state.materializers = frozenset(materializers)
         digests = [m.digest for m in inputs]
-        return cache.key_of(state.step, state.arguments, digests, code, self._materializers, taken)
+        return cache.key_of(state.step, state.arguments, digests, code, materializers, taken)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
         """Return the fingerprint of a step's code, computed once a run."""
@@ -408,6 +415,9 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
+        if result.code:
+            doubt = cache.doubt(result.code, self.fingerprint_of(state.step))
+            self._observer.on_note(f"step {state.name!r}: {doubt}")
         if result.started_at:
             state.started_at = result.started_at
         if result.failure is None:
@@ -421,13 +431,14 @@ class Coordinator:
         self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
+        is_lost = result.failure.kind == "worker"
         if self._may_retry(state, result.failure):
-            self._observer.on_note(
-                f"step {state.name!r}: attempt {state.attempt} failed ({result.failure.type_name}), trying again"
-            )
+            why = "lost its process, which counts as no retry" if is_lost else f"failed ({result.failure.type_name})"
+            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again")
             self._enqueue(state)
         else:
-            self._fail(state, result.failure)
+            times = f" ({state.lost_workers} times)" if is_lost else ""
+            self._fail(state, replace(result.failure, message=result.failure.message + times))
 
     def _may_retry(self, state: StepState, failure: Failure) -> bool:
         settings = state.step.settings
@@ -503,7 +514,12 @@ def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResu
 
 
 def _original(failure: Failure) -> BaseException | None:
-    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle."""
+    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle.
+
+    None where nothing was raised: its process was lost, or it could not be started.
+    """
+    if not failure.pickled and not failure.traceback:
+        return None
     try:
         error = pickle.loads(failure.pickled) if failure.pickled else None
     except Exception:  # noqa: BLE001 - its class may not exist in this process

@@ -34,7 +34,10 @@ _ALL = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class GarbageReport:
-    """What was removed, or would be; ``waiting`` artifacts are kept until the unfinished runs have ended."""
+    """What was removed, or would be; ``waiting`` artifacts are kept until the unfinished runs have ended.
+
+    The young ones would go too, were they older than the grace time, or than the oldest run that goes on.
+    """
 
     is_dry: bool
     runs: int = 0
@@ -46,6 +49,8 @@ class GarbageReport:
     size_bytes: int = 0
     unfinished_runs: int = 0
     waiting: int = 0
+    young_runs: int = 0
+    young_artifacts: int = 0
 
 
 def collect(
@@ -74,7 +79,7 @@ class _Collection:
         self._now = time.time()
         running = self._unfinished()
         self._horizon = min([self._now - grace_s, *(r.started_at for r in running)])
-        self._size_bytes = 0
+        self._size_bytes = self._young_runs = 0
 
     def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
         runs = self._surplus_runs(keep_runs, older_than_s)
@@ -98,6 +103,8 @@ class _Collection:
             size_bytes=self._size_bytes,
             unfinished_runs=len(unfinished),
             waiting=waiting,
+            young_runs=self._young_runs,
+            young_artifacts=self._young_artifacts(),
         )
 
     # -- runs ------------------------------------------------------------------------------------------------------
@@ -118,6 +125,8 @@ class _Collection:
             is_old = older_than_s is None or (run.ended_at or run.started_at) < self._now - older_than_s
             if is_beyond and is_old and (run.ended_at or run.started_at) < self._horizon:
                 surplus.append(run)
+            elif is_beyond and is_old:
+                self._young_runs += 1
         return surplus
 
     def _only_of(self, run_ids: set[str]) -> set[str]:
@@ -158,6 +167,10 @@ class _Collection:
             freed_records = self._ledger.artifacts(freed, store=self._store.uri).values()
             found |= {r.digest: r.manifest for r in freed_records if r.created_at < self._horizon}
         return found
+
+    def _young_artifacts(self) -> int:
+        found = self._ledger.unreferenced_artifacts(self._store.uri, before=self._now)
+        return sum(r.created_at >= self._horizon for r in found)
 
     def _delete_artifacts(self, doomed: dict[str, Manifest]) -> set[str]:
         """Forget artifacts, then remove their manifests; one whose manifest is in use again is kept."""
@@ -257,6 +270,10 @@ def describe(report: GarbageReport, size: str) -> Sequence[str]:
         (report.temporary_files, "temporary files"),
     ]
     lines = [f"{done} {', '.join(f'{n:,} {what}' for n, what in counts if n) or 'nothing'}; {size}"]
+    young = [(report.young_runs, "runs"), (report.young_artifacts, "artifacts")]
+    if any(n for n, _ in young):
+        kept = " and ".join(f"{n:,} {what}" for n, what in young if n)
+        lines.append(f"{kept} are kept as they are younger than --grace, or than a run that goes on")
     if report.waiting:
         lines.append(f"{report.waiting:,} artifacts wait until {report.unfinished_runs} unfinished runs have ended")
     return lines

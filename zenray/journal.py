@@ -46,6 +46,7 @@ class StepState:
     inputs: tuple[Input, ...]  # by Slot index
     status: Status = Status.WAITING
     key: CacheKey | None = None
+    materializers: frozenset[str] = frozenset()  # of the custom ones, the types whose materializer may matter
     heritage: frozenset[str] = frozenset()  # digests of code that may come in, or go out, as methods of instances
     attempt: int = 0
     lost_workers: int = 0

@@ -16,6 +16,7 @@ from zenray import artifacts
 from zenray.journal import StepState
 from zenray.metadata.records import CacheEntry, Claim
 from zenray.model import Manifest
+from zenray.relevance import unforeseen
 from zenray.store import Store
 
 POLL_S = (0.05, 0.5)  # how often another run's work is looked for: at first, and in the end
@@ -150,6 +151,10 @@ class Lookup:
         names = [name for name, _ in entry.outputs]
         if names != [o.name for o in state.step.outputs] or len(manifests) != len(names):
             return f"the cached result of run {entry.run_id} is not all there"
+        parts = state.key.parts if state.key else {}
+        surprise = next(filter(None, (unforeseen(m, parts.get("environment") or {}) for m in manifests)), "")
+        if surprise:
+            return f"the step's code does not name {surprise!r}, whose materializer may have changed since"
         missing = [m for m in manifests if not artifacts.exists(m, self._store)]
         if missing:
             return f"artifact {missing[0].digest[:12]} of run {entry.run_id} is no longer in the store"

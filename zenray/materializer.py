@@ -65,15 +65,16 @@ class ArtifactReader(Protocol):
 class Materializer:
     """Writes and reads values of the types it names. Subclass it, or provide the same attributes.
 
-    ``types`` are qualified names such as ``"pyarrow.lib.Table"``, so that nothing has to be imported to know them; a
-    subclass of a named type is served too unless ``is_exact``. ``"@dataclass"`` serves dataclass instances.
+    ``types`` are qualified names such as ``"pyarrow.lib.Table"``, so that nothing has to be imported to know them, or
+    classes; a subclass of a named type is served too unless ``is_exact``. ``"@dataclass"`` serves dataclass instances.
     Equal values must give equal bytes: keys sorted, no time stamps. Early cutoff lives on that.
     """
 
-    types: ClassVar[tuple[str, ...]] = ()
+    types: ClassVar[tuple[str | type, ...]] = ()
     is_exact: ClassVar[bool] = False
     is_pickle: ClassVar[bool] = False
     format_version: ClassVar[int] = 1
+    refusal: ClassVar[str] = ""  # why no value of these types can be stored, and what to return instead
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
         """Write the value into files; what is returned is kept with the artifact and given to ``load``."""
@@ -183,14 +184,29 @@ class Registry:
                 ) from exc
 
     def _add(self, materializer: type[Materializer], path: str, origin: str) -> None:
-        if not materializer.types:
+        try:
+            names = type_names(materializer)
+        except MaterializerError as exc:
+            raise MaterializerError(f"{path} ({origin}): {exc}") from exc
+        if not names:
             raise MaterializerError(f"{path} names no types; set types = ('package.module.Class',)")
-        for name in materializer.types:
+        for name in names:
             is_exact = getattr(materializer, "is_exact", False)
             is_pickle = getattr(materializer, "is_pickle", False)
             self._table[name] = Registration(name, path, is_exact, is_pickle, origin)
             self._custom[name] = path
         self._paths = {}
+
+
+def type_names(materializer: type[Materializer]) -> list[str]:
+    """Return the qualified names of the types that a materializer serves, which may name classes themselves."""
+    types_ = materializer.types
+    if not isinstance(types_, tuple | list) or not all(isinstance(t, str | type) for t in types_):
+        raise MaterializerError(
+            f"types = {types_!r} must be a tuple of classes or of their qualified names, such as "
+            "types = ('package.module.Class',)"
+        )
+    return [type_name(t) if isinstance(t, type) else t for t in types_]
 
 
 registry = Registry()
@@ -200,6 +216,8 @@ def register_repository() -> None:
     """Register the materializers of the repository this process works in; cheap when done already."""
     repository = find_repository()
     if repository is not None:
+        if str(repository) not in sys.path:
+            sys.path.append(str(repository))  # materializers name the project's own modules
         registry.register_folder(repository / "materializers")
 
 

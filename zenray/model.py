@@ -235,6 +235,7 @@ class AttemptResult:
     log_uri: str = ""
     log_bytes: int = 0
     is_cacheable: bool = True
+    code: tuple[Mapping[str, Json], ...] = ()  # the parts of the step's code in the worker, where they differ
     is_started: bool = True
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, Json] = field(default_factory=dict)  # what the step logged

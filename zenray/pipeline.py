@@ -11,9 +11,9 @@ from types import CodeType
 from typing import Any, Generic, ParamSpec, overload
 
 from zenray.annotations import bind, classes_in, describe, fits, hints_of
-from zenray.errors import DefinitionError
+from zenray.errors import DefinitionError, RunCancelled
 from zenray.futures import Artifact
-from zenray.materializer import find, registry
+from zenray.materializer import find, load_materializer, registry
 from zenray.step import Step, active_caller
 from zenray.stored import StoredArtifact
 
@@ -48,12 +48,22 @@ class Pipeline(Generic[P]):
         return hints_of(self.__wrapped__)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Run on the active stack, block, and return the Run; nested, return what the function returns."""
+        """Run on the active stack, block, and return the Run; nested, return what the function returns.
+
+        Ctrl-C cancels the run, closes its records and raises KeyboardInterrupt.
+        """
         if active_caller.get() is not None:
             return self._nested(args, kwargs)
         from zenray.submit import run_pipeline  # what runs pipelines knows them, so it cannot be imported above
 
-        return run_pipeline(self, self.bind(args, kwargs))
+        parameters = self.bind(args, kwargs)
+        try:
+            return run_pipeline(self, parameters)
+        except RunCancelled as exc:
+            if isinstance(exc.__cause__, KeyboardInterrupt):
+                # What a script expects of Ctrl-C: no `except Exception` goes on after it, and Python exits with 130.
+                raise KeyboardInterrupt(str(exc)) from None
+            raise
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Check a call and return all parameters by name, defaults included."""
@@ -72,7 +82,17 @@ class Pipeline(Generic[P]):
         for step in _steps_of(self, set()):
             for output in step.outputs:
                 for cls in classes_in(output.annotation):
-                    if cls in (type(None), object) or step.settings.allow_pickle or find(cls, registry.table()):
+                    if cls in (type(None), object) or step.settings.allow_pickle:
+                        continue
+                    path = find(cls, registry.table())
+                    # What is built into Python is never refused, and saves the import of its materializer.
+                    if (
+                        path
+                        and cls.__module__ != "builtins"
+                        and (why := getattr(load_materializer(path), "refusal", ""))
+                    ):
+                        raise DefinitionError(f"step {step.name!r}, output {output.name!r}: {why}")
+                    if path:
                         continue
                     if inspect.isabstract(cls) or getattr(cls, "_is_protocol", False):
                         continue  # says nothing of the class the value will have

@@ -372,8 +372,7 @@ def describe(event: StepEvent, *, is_live: bool = False) -> str:
     again = f" (attempt {event.attempt})" if event.attempt > 1 and event.status is Status.RUNNING else ""
     why = ""
     if event.status is Status.FAILED and state.failure is not None:
-        first_line = state.failure.message.partition("\n")[0]
-        why = f": {state.failure.type_name}: {first_line[:120]}"
+        why = f": {state.failure.type_name}: {shortened(state.failure.message)}"
     return f"{event.status}{took if event.status.is_finished or is_live else ''}{again}{why}"
 
 
@@ -392,9 +391,17 @@ def summary(
     slowest = ", ".join(f"{name} {seconds_text(took)}" for took, name in sorted(ran, reverse=True)[:3])
     if slowest:
         lines.append(f"slowest: {slowest}; outputs: {size_text(sum(made.values()))}")
-    failed = next((s.name for s in states.values() if s.status is Status.FAILED), "")
-    look = f"zenray run logs {run_id} {failed}" if failed else f"zenray run show {run_id}"
+    failed = [s.name for s in states.values() if s.status is Status.FAILED]
+    if len(failed) > 1:
+        lines.append(f"failed: {', '.join(failed[:10])}" + (f" and {len(failed) - 10:,} more" if failed[10:] else ""))
+    look = f"zenray run logs {run_id} {failed[0]}" if failed else f"zenray run show {run_id}"
     return [*lines, f"look closer: {look}"]
+
+
+def shortened(text: str, width: int = 120) -> str:
+    """Return the first line of a text, cut between words where it is long."""
+    line = text.partition("\n")[0]
+    return line if len(line) <= width else (line[:width].rpartition(" ")[0] or line[:width]) + " ..."
 
 
 def seconds_text(duration_s: float) -> str:

@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import getpass
+import json
 import os
 import platform
 import secrets
@@ -23,7 +24,6 @@ from typing import Any
 from zenray.cluster import RayLauncher
 from zenray.engine import Coordinator, Observer
 from zenray.errors import RunCancelled, StepFailed, ZenRayError
-from zenray.futures import Artifact
 from zenray.inline import InlineLauncher
 from zenray.journal import StepState
 from zenray.launcher import Launcher, launcher_factory
@@ -32,6 +32,7 @@ from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Json, Status
 from zenray.recovery import mark_lost_runs
+from zenray.returned import brief, named, references
 from zenray.settings import home
 from zenray.stack import Stack
 from zenray.step import active_caller
@@ -40,6 +41,8 @@ from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import Reporter
 
 LEASE_S = 30.0
+MAX_PARAMETER = 10_000  # characters of a recorded parameter that is no number or text
+SHOWN = 40  # characters of a returned value that are still shown in the summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ def _execute(
             finally:
                 if reporter is not None:
                     observer.on_remark(reporter.close(status))
+                observer.on_remark(_returned(outputs, coordinator))
                 observer.on_end(status, coordinator.steps, error)
 
 
@@ -170,7 +174,7 @@ def _call(request: RunRequest, coordinator: Coordinator) -> Json:
     failed = coordinator.first_failure()
     if failed is not None:
         raise coordinator.failure(failed)
-    return _references(returned)
+    return references(returned)
 
 
 @contextmanager
@@ -186,16 +190,18 @@ def _active(coordinator: Coordinator) -> Iterator[None]:
         active_caller.reset(token)
 
 
-def _references(returned: Any) -> Json:
-    if isinstance(returned, Artifact):
-        return {"step": returned.step_run, "output": returned.output}
-    if isinstance(returned, list | tuple):
-        return [_references(r) for r in returned]
-    if isinstance(returned, dict):
-        return {str(k): _references(v) for k, v in returned.items()}
-    if returned is None or isinstance(returned, bool | int | float | str):
-        return {"value": returned}
-    return {"value": repr(returned)[:200]}
+def _returned(outputs: Json, coordinator: Coordinator) -> str:
+    """Return the small values among what the pipeline returned, as a line of the summary."""
+    texts = []
+    for returned in named(outputs).values():
+        text = repr(returned.value)
+        if returned.step_run:
+            state = coordinator.steps[returned.step_run]
+            index = [o.name for o in state.step.outputs].index(returned.output)
+            text = brief(state.outputs[index], limit=SHOWN)
+        if text and len(text) <= SHOWN:
+            texts.append(f"{returned.name} = {text}")
+    return f"returned: {', '.join(texts[:10])}" if texts else ""
 
 
 def _launcher(stack: Stack, tracking: Mapping[str, Any], reporter: Reporter | None) -> Launcher:
@@ -231,9 +237,7 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         pipeline=request.pipeline,
         status=Status.RUNNING,
         started_at=time.time(),
-        parameters={
-            k: v if isinstance(v, bool | int | float | str | None) else repr(v) for k, v in request.parameters.items()
-        },
+        parameters={name: _recorded(value) for name, value in request.parameters.items()},
         stack=request.stack.name,
         user=_user(),
         host=socket.gethostname(),
@@ -241,6 +245,20 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         git_revision=_git_revision(Path(request.source_file).parent if request.source_file else Path.cwd()),
         source_file=request.source_file,
     )
+
+
+def _recorded(value: Any) -> Json:
+    """Return a parameter as it is recorded: what JSON can express as it is, all else, or what is large, as text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    try:
+        text = json.dumps(value)
+        if len(text) <= MAX_PARAMETER and json.loads(text) == value:
+            return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        pass
+    text = repr(value)
+    return text if len(text) <= MAX_PARAMETER else text[:MAX_PARAMETER] + "..."
 
 
 def _user() -> str:

@@ -41,6 +41,12 @@ def run_pipeline(
 
         observer = terminal_observer()
     module = sys.modules.get(pipeline.function.__module__)
+    file = str(getattr(module, "__file__", None) or "")
+    if file.startswith("<") and stack.orchestrator != "inline":
+        raise DefinitionError(
+            f"pipeline {pipeline.name!r} was read from {file}, which the workers cannot: write it into a file and run "
+            "that, or use the stack 'inline'"
+        )
     main = sys.modules["__main__"]
     if module is main and getattr(main, "__file__", None):
         # Values of the script's classes are stored under the script's name, and must load as the same classes.
@@ -50,7 +56,7 @@ def run_pipeline(
         function=pipeline.function,
         parameters=dict(parameters),
         stack=stack,
-        source_file=str(getattr(module, "__file__", "") or ""),
+        source_file=file,
         use_cache=use_cache,
     )
     run_id = run(request, observer)
@@ -66,6 +72,9 @@ def load_pipeline(target: str) -> Pipeline[Any]:
     """
     file, name = _split(target)
     path = Path(file)
+    if path.is_dir():
+        files = sorted(str(p) for p in path.glob("*.py"))
+        raise NotFoundError(f"{file!r} is a folder; name a file in it" + (f": {', '.join(files[:8])}" if files else ""))
     if not path.is_file():
         near = [str(p) for folder in {path.parent, Path(), Path("examples")} for p in folder.glob("*.py")]
         raise NotFoundError(f"there is no file {file!r}; {suggest(file, near)}")
@@ -135,6 +144,16 @@ def parse_parameters(pipeline: Pipeline[Any], texts: Sequence[str]) -> dict[str,
         if name in values:
             raise DefinitionError(f"parameter {name!r} is given twice")
         values[name] = _converted(pipeline, name, raw)
+    missing = [
+        name
+        for name, parameter in known.items()
+        if name not in values
+        and parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if missing:
+        options = " ".join(f"-p {name}=..." for name in missing)
+        raise DefinitionError(f"pipeline {pipeline.name!r} needs {', '.join(map(repr, missing))}: add {options}")
     return pipeline.bind((), values)
 
 

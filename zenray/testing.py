@@ -22,7 +22,15 @@ from typing import IO, Any, ClassVar
 from zenray import artifacts
 from zenray.errors import MaterializerError, StoreError
 from zenray.hashing import digest_bytes
-from zenray.materializer import Materializer, find, load_class, load_materializer, registry, type_name
+from zenray.materializer import (
+    Materializer,
+    find,
+    load_class,
+    load_materializer,
+    registry,
+    type_name,
+    type_names,
+)
 from zenray.model import Json
 from zenray.store import Store, manifest_name, object_name, open_store
 
@@ -343,7 +351,7 @@ class MaterializerContract:
             assert len(text) <= MAX_PREVIEW_BYTES, f"{name}: the preview has {len(text)} bytes"
 
     def test_types_lead_to_the_materializer(self) -> None:
-        table = {("=" if self.materializer.is_exact else "") + name: "this" for name in self.materializer.types}
+        table = {("=" if self.materializer.is_exact else "") + name: "this" for name in type_names(self.materializer)}
         for name, value in self.values().items():
             assert not table or find(type(value), table) == "this", f"{name}: {type_name(type(value))} is not served"
 

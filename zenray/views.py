@@ -12,6 +12,7 @@ from zenray.errors import NotFoundError, suggest
 from zenray.model import Status
 from zenray.profile import active_stack, usable_stacks
 from zenray.recovery import mark_lost_runs
+from zenray.returned import named
 from zenray.stack import Stack
 from zenray.stored import StoredArtifact
 
@@ -162,6 +163,29 @@ class Run:
         """The step runs by name, in the order they were called."""
         rows = self._books.ledger.step_runs(self.run_id)
         return _Named({r.name: StepRun(r, self._books) for r in rows}, f"run {self.run_id} has no step")
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """What the pipeline returned, by name: artifacts to ``load()``, and plain values as they are.
+
+        A dictionary's values have their keys; what was returned in a tuple or list, or alone, has the name of the
+        output, or, where the step does not name it, that of the step run. Empty until the run has succeeded.
+        """
+        found = named(self._books.ledger.find_run(self.run_id).outputs)
+        steps = self.steps
+        values = {name: steps[r.step_run].outputs[r.output] if r.step_run else r.value for name, r in found.items()}
+        return _Named(values, f"run {self.run_id} ({self.status}) returned no")
+
+    @property
+    def output(self) -> Any:
+        """The only thing that the pipeline returned; NotFoundError where it is several, or nothing."""
+        found = self.outputs
+        if len(found) != 1:
+            raise NotFoundError(
+                f"run {self.run_id} ({self.status}) returned {len(found)} values ({', '.join(found)}); "
+                'take one by name: .outputs["..."]'
+            )
+        return next(iter(found.values()))
 
     def __repr__(self) -> str:
         return f"<run {self.run_id} of {self.pipeline}: {self.record.status}>"

@@ -15,7 +15,7 @@ import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,7 +30,7 @@ from zenray.context import StepContext, TrackerLink, entered
 from zenray.errors import OutputError, StoreError, ZenRayError
 from zenray.files import File, Folder
 from zenray.materializer import active_table
-from zenray.model import AttemptResult, Failure, Manifest, Slot, StepCall
+from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.step import active_caller
 from zenray.store import Store, log_name
 
@@ -104,9 +104,9 @@ class Attempt:
     ) -> None:
         self._result, self._writes, self._log = result, writes, log
 
-    def doubted(self, doubt: str) -> "Attempt":
-        """Return the attempt with a reason not to keep its result in the cache."""
-        result = replace(self._result, is_cacheable=False, notes=(*self._result.notes, doubt))
+    def doubted(self, code: tuple[Mapping[str, Json], ...]) -> "Attempt":
+        """Return the attempt with the parts of its code in this process, and its result not fit to be kept."""
+        result = replace(self._result, is_cacheable=False, code=code)
         return Attempt(result, self._writes, self._log)
 
     def result(self) -> AttemptResult:

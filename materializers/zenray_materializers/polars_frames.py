@@ -75,10 +75,11 @@ class LazyFrameMaterializer(Materializer):
     """Refuses lazy frames, and says what to do."""
 
     types = ("polars.lazyframe.frame.LazyFrame",)
+    refusal = "a polars.LazyFrame is a query, not data; return lazy_frame.collect()"
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
         """Raise MaterializerError."""
-        raise MaterializerError("a polars.LazyFrame is a query, not data; return lazy_frame.collect()")
+        raise MaterializerError(self.refusal)
 
 
 def _to_arrow(frame: Any) -> Any:

@@ -212,6 +212,40 @@ def test_wrong_usage_ends_with_code_2_and_says_what_is_wrong(zenray, arguments, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_and_a_missing_parameter_are_answered_with_what_to_write(zenray):
+    zenray.write(
+        "needs.py", "from zenray import pipeline\n@pipeline\ndef needing(n: int, m: int, k: int = 1):\n    pass\n"
+    )
+    assert "'.' is a folder; name a file in it: flow.py, helpers.py, needs.py" in zenray("submit", ".", code=2).stderr
+    done = zenray("submit", "needs.py", "-p", "m=1", code=2)
+    assert "pipeline 'needing' needs 'n': add -p n=..." in done.stderr
+
+
+def test_lists_given_as_parameters_are_recorded_as_lists(zenray):
+    zenray.write(
+        "lists.py", "from zenray import pipeline\n@pipeline\ndef lists(m: list[int], s: set[int]):\n    pass\n"
+    )
+    zenray("submit", "lists.py", "-p", "m=[1, 2]", "-p", "s=[3]")
+    assert zenray.json("run", "list")[0]["parameters"] == {"m": [1, 2], "s": "{3}"}
+
+
+def test_a_pipeline_from_standard_input_is_refused_before_anything_runs(zenray):
+    text = "import flow\nfrom zenray import pipeline\n@pipeline\ndef typed():\n    flow.ingest(1)\ntyped()\n"
+    for stack, code in (("local", 1), ("inline", 0)):
+        done = subprocess.run(
+            [sys.executable, "-"],
+            cwd=zenray.folder,
+            env=zenray.environment | {"ZENRAY_STACK": stack},
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        assert ("was read from <stdin>, which the workers cannot: write it into a file" in done.stderr) is bool(code)
+    assert len(zenray.json("run", "list")) == 1
+
+
 def test_a_file_that_cannot_be_imported_shows_the_users_traceback(zenray):
     zenray.write("broken_flow.py", "def f():\n    return 1 / 0\n\nf()\n")
     done = zenray("submit", "broken_flow.py", code=2)
@@ -247,6 +281,32 @@ def test_an_interrupted_run_ends_with_code_130_and_is_recorded_as_cancelled(zenr
     assert [r["status"] for r in zenray.json("run", "list")] == ["cancelled"]
 
 
+def test_a_script_that_is_interrupted_raises_a_short_keyboard_interrupt(zenray):
+    zenray.write("script.py", "import flow\ntry:\n    flow.stuck()\nexcept Exception:\n    print('went on')\n")
+    process = subprocess.Popen(
+        [sys.executable, "script.py"],
+        cwd=zenray.folder,
+        env=zenray.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for_line(process, "going on")
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT  # which a shell shows as 130
+    assert "went on" not in text
+    assert text[text.index("Traceback") :].count("  File") == 2
+    run = zenray.json("run", "list")[0]
+    assert text.endswith(f"KeyboardInterrupt: run {run['run_id']} was cancelled\n")
+    assert run["status"] == "cancelled"
+
+
+def test_an_interrupt_before_the_run_begins_is_one_line(zenray):
+    zenray.write("early.py", "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    assert zenray("submit", "early.py", code=130).stderr == "cancelled\n"
+
+
 # -- run ---------------------------------------------------------------------------------------------------------------
 
 
@@ -279,6 +339,32 @@ def test_run_show_tells_status_cache_source_attempts_and_error(zenray):
     assert "total failed" in rows["after"]
 
 
+def test_run_show_lists_outputs_what_was_returned_and_one_step_in_full(zenray):
+    zenray("submit", "flow.py:flow")
+    digest = artifact_of(zenray, "total")[:12]
+    text = zenray("run", "show", "latest").stdout
+    assert f"output {digest}" in text
+    assert re.search(r"RETURNED +ARTIFACT +TYPE +VALUE\nafter +[0-9a-f]{12} +builtins.bytes", text)
+    one = zenray("run", "show", "latest", "total").stdout
+    assert re.search(rf"output +{digest} +builtins.int +3\n", one)
+    assert re.search(r"rows +[0-9a-f]{12} +clean\n", one)
+    assert "is_broken=False" in one
+    assert re.search(r"1 +succeeded", one)
+    assert zenray.json("run", "show", "latest", "total")["outputs"][0]["digest"].startswith(digest)
+    assert "has no step 'totl'" in zenray("run", "show", "latest", "totl", code=2).stderr
+
+
+def test_artifact_list_names_outputs_and_is_narrowed_by_run_and_type(zenray):
+    zenray("submit", "flow.py:flow")
+    run = zenray.json("run", "list")[0]["run_id"]
+    zenray("submit", "flow.py:flow", "-p", "n=5")
+    assert f"{run}/total.output" in zenray("artifact", "list", "--run", run).stdout
+    assert len(zenray.json("artifact", "list", "--run", run)) == 4
+    for name in ("bytes", "builtins.bytes"):
+        assert {a["type"] for a in zenray.json("artifact", "list", "--type", name)} == {"builtins.bytes"}
+    assert {a["type"] for a in zenray.json("artifact", "list", "--type", "int", "--run", run)} == {"builtins.int"}
+
+
 def test_a_run_is_found_by_a_unique_beginning_of_its_id(zenray):
     zenray("submit", "flow.py:flow")
     run_id = zenray.json("run", "list")[0]["run_id"]
@@ -295,6 +381,15 @@ def test_run_logs_prints_what_the_steps_printed(zenray):
     assert both.startswith("== ingest\nreading 3 rows\n== total\nTraceback")
     assert "nothing was printed" in zenray("run", "logs", "latest", "clean").stderr
     assert "did you mean 'clean'" in zenray("run", "logs", "latest", "claen", code=2).stderr
+
+
+def test_run_logs_of_a_cached_step_are_those_of_the_run_it_came_from(zenray):
+    zenray("submit", "flow.py:flow")
+    source = zenray.json("run", "list")[0]["run_id"]
+    zenray("submit", "flow.py:flow")
+    for words in (("latest",), ("latest", "ingest")):
+        text = zenray("run", "logs", *words).stdout
+        assert text == f"== ingest was cached; this was printed by ingest of run {source}\nreading 3 rows\n"
 
 
 def test_run_logs_shows_a_step_that_is_still_running(zenray):
@@ -385,6 +480,33 @@ def test_artifact_show_tells_type_size_producer_consumer_and_files(zenray):
     assert "FILE" in text
 
 
+TABLE = """
+import pyarrow as pa
+from zenray import pipeline, step
+
+
+@step
+def make(n: int) -> pa.Table:
+    return pa.table({"number": pa.array(range(n)), "text": ["x"] * n})
+
+
+@pipeline
+def tables(n: int):
+    make(n)
+"""
+
+
+def test_artifact_show_prints_a_table_in_rows_and_says_what_its_statistics_are_of(zenray):
+    zenray.write("table.py", TABLE)
+    zenray("submit", "table.py", "-p", "n=100001")
+    text = zenray("artifact", "show", artifact_of(zenray, "make")).stdout
+    assert "  schema:\n    number  int64\n    text    string\n" in text
+    assert "  statistics of the first 100,000 rows:\n    number  min 0, max 99999, mean 49999.5\n" in text
+    zenray("submit", "table.py", "-p", "n=2")
+    text = zenray("artifact", "show", artifact_of(zenray, "make")).stdout
+    assert "  statistics:\n    number  min 0, max 1, mean 0.5\n" in text
+
+
 def test_artifact_export_writes_the_bytes_and_never_overwrites_unasked(zenray):
     zenray("submit", "flow.py:flow")
     digest = artifact_of(zenray, "after")
@@ -411,15 +533,41 @@ def test_artifact_verify_names_the_file_and_the_step_run_of_changed_bytes(zenray
     assert "have changed" in text
     assert "/after" in text
     assert "3 artifacts are whole, 1 are not" in text
+    assert "zenray artifact verify --repair" in text
     stored.unlink()
     assert "missing" in zenray("artifact", "verify", artifact_of(zenray, "after"), code=1).stdout
     assert "1 artifacts are whole" in zenray("artifact", "verify", artifact_of(zenray, "ingest")).stdout
+
+
+@pytest.mark.parametrize("how", ["--repair", "--no-cache"])
+def test_a_damaged_artifact_is_mended_by_repair_and_by_a_run_that_writes_it_again(zenray, how):
+    zenray("submit", "flow.py:flow")
+    stored = next((zenray.home / "store" / "objects").rglob("*/*"))
+    stored.chmod(0o644)
+    stored.write_bytes(b"y" * 10_000)
+    if how == "--repair":
+        assert "1 damaged or missing object(s) removed; its step runs" in zenray("artifact", "verify", how).stdout
+        assert "1 succeeded, 3 cached" in zenray("submit", "flow.py:flow").stderr
+    else:
+        zenray("submit", "flow.py:flow", how)
+    assert "4 artifacts are whole, 0 are not" in zenray("artifact", "verify").stdout
+
+
+def test_a_damaged_manifest_is_written_anew_by_repair(zenray):
+    zenray("submit", "flow.py:flow")
+    next((zenray.home / "store" / "artifacts").rglob("*.json")).write_text("{")
+    assert "not readable" in zenray("artifact", "verify", code=1).stdout
+    assert "its manifest was written anew" in zenray("artifact", "verify", "--repair").stdout
+    assert "4 artifacts are whole, 0 are not" in zenray("artifact", "verify").stdout
 
 
 def test_artifact_gc_removes_only_with_yes(zenray):
     zenray("submit", "flow.py:flow", "-p", "n=9")
     zenray("submit", "flow.py:flow")
     asked = ("artifact", "gc", "--keep-runs", "1", "--grace", "0s")
+    kept = "1 runs are kept as they are younger than --grace"
+    assert kept in zenray("artifact", "gc", "--keep-runs", "1").stdout
+    assert kept not in zenray(*asked).stdout
     assert "would remove 1 runs" in zenray(*asked).stdout
     assert len(zenray.json("run", "list")) == 2
     assert "removed 1 runs" in zenray(*asked, "--yes").stdout
@@ -436,7 +584,14 @@ def test_artifact_gc_removes_only_with_yes(zenray):
 def test_init_makes_a_repository_whose_example_works_at_once(zenray):
     zenray("init", "new")
     new = zenray.folder / "new"
-    assert {p.name for p in new.iterdir()} == {".zenray", ".zenrayignore", ".gitignore", "pipeline.py", "stacks"}
+    assert {p.name for p in new.iterdir()} == {
+        ".zenray",
+        ".zenrayignore",
+        ".gitignore",
+        "pipeline.py",
+        "stacks",
+        "materializers",
+    }
     assert ".zenray/" in (new / ".gitignore").read_text().splitlines()
     zenray.folder = new
     zenray.environment.pop("ZENRAY_HOME")
@@ -491,6 +646,26 @@ def test_doctor_finds_a_working_machine_well(zenray):
     assert any("wrote, read and deleted an object" in line for line in lines)
     assert any("schema " in line for line in lines)
     assert not list((zenray.home / "store" / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("types", "code", "text"),
+    [
+        ("(helpers.Thing,)", 0, "ok    materializers: 1 of this repository: helpers.Thing"),
+        ("(1,)", 1, "FAIL  materializers: mine:Mine (PATH): types = (1,) must be a tuple of classes"),
+        ("('x.Y')", 1, "FAIL  materializers: mine:Mine (PATH): types = 'x.Y' must be a tuple of classes"),
+        ("missing", 1, "FAIL  materializers: PATH cannot be imported: NameError: name 'missing' is not defined"),
+    ],
+)
+def test_a_materializer_may_name_classes_and_doctor_says_what_is_wrong_with_one(zenray, types, code, text):
+    zenray("init")
+    path = zenray.folder / "materializers" / "mine.py"
+    path.parent.mkdir(exist_ok=True)
+    zenray.write("helpers.py", "class Thing:\n    pass\n")
+    path.write_text(
+        f"import helpers\nfrom zenray import Materializer\nclass Mine(Materializer):\n    types = {types}\n"
+    )
+    assert text.replace("PATH", str(path)) in zenray("doctor", code=code).stdout
 
 
 def test_doctor_fails_where_the_store_cannot_be_written(zenray):
@@ -570,6 +745,18 @@ def test_a_terminal_gets_a_live_table_and_lists_as_tables(zenray):
     )
     listing.expect("─────")
     listing.expect(pexpect.EOF)
+    narrow = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "run", "list"],
+        cwd=str(zenray.folder),
+        env=environment,
+        dimensions=(40, 60),
+        timeout=60,
+        encoding="utf-8",
+    )
+    narrow.expect_exact(zenray.json("run", "list")[0]["run_id"])
+    narrow.expect("not shown, as the terminal is narrow: stack, took")
+    narrow.expect(pexpect.EOF)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")

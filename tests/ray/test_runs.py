@@ -203,6 +203,31 @@ def play(main):
 """
 
 
+LOGGING = """
+import logging, os
+from zenray import pipeline, step
+
+log = logging.getLogger(__name__)
+PID = os.getpid()
+
+@step
+def logs(n: int) -> int:
+    log.info("n is %s", n)
+    return n
+
+@step
+def differs(n: int) -> bool:
+    return PID > n
+
+@pipeline
+def flow():
+    logs(1), differs(1)
+
+if __name__ == "__main__":
+    print([name for name, s in flow().steps.items() if s.status == "cached"])
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))
@@ -261,6 +286,15 @@ def test_a_script_run_directly_shares_the_cache_with_submit(project: Path) -> No
     assert set(statuses("flow").values()) == {"cached"}
 
 
+def test_a_logger_of_a_script_is_no_constant_that_differs_and_one_that_does_is_named(project: Path) -> None:
+    (project / "script.py").write_text(LOGGING)
+    words = [sys.executable, "script.py"]
+    first, second = (subprocess.run(words, cwd=project, text=True, capture_output=True, check=True) for _ in range(2))
+    assert "constant 'script.PID' differs between the worker and this process" in first.stderr
+    assert first.stderr.count("differs between") == 1
+    assert second.stdout == "['logs']\n"
+
+
 def test_a_script_run_directly_retries_on_its_own_exceptions(project: Path) -> None:
     (project / "script.py").write_text(FLAKY)
     done = subprocess.run([sys.executable, "script.py"], cwd=project, text=True, capture_output=True, check=False)
@@ -306,6 +340,17 @@ def test_a_lost_worker_is_replaced_and_a_step_that_always_dies_fails_as_such(pro
     error = zenray.get_pipeline("dying").runs[-1].steps["dies"].record.error
     assert error is not None
     assert error["kind"] == "worker"
+    words = [sys.executable, "-m", "zenray", "run", "logs", "latest", "dies"]
+    shown = subprocess.run(words, cwd=project, text=True, capture_output=True, check=True).stdout
+    assert "failed: WorkerCrashedError: the step's process ended while it ran" in shown
+
+
+def test_a_lost_process_is_told_by_zenray_alone_and_in_whole_words(project: Path) -> None:
+    shown = submit(project, "flow.py:dying", "-p", f"path={project}/count", "-p", "lives=99", code=1)
+    assert "raylet" not in shown
+    assert shown.count("lost its process, which counts as no retry, trying again") == 3
+    assert "failed in attempt 4: WorkerCrashedError: the step's process ended while it ran" in shown
+    assert shown.endswith("as for its memory (4 times)\n")
 
 
 def test_ctrl_c_cancels_the_tasks_and_the_run(project: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+import re
 import resource
 import socket
 import subprocess
@@ -27,12 +28,12 @@ import zenray_materializers
 
 import zenray
 from zenray import File, Folder, Materializer, artifacts, pipeline, step
+from zenray.cli.explanation import Explainer
 from zenray.errors import (
     CorruptedObjectError,
     DefinitionError,
     MaterializerError,
     NotFoundError,
-    RunCancelled,
     RunLostError,
     StepFailed,
     StoreError,
@@ -93,6 +94,11 @@ def reason(run: Any, step: str) -> str:
     return Books().ledger.step_run(run.run_id, step).reason
 
 
+def explained(step: str) -> str:
+    ledger = Books().ledger
+    return Explainer(ledger).explain(ledger.step_run(zenray.get_run("latest").run_id, step)).partition("\n")[0]
+
+
 def statuses(run: Any) -> dict[str, str]:
     return {name: str(s.status) for name, s in run.steps.items()}
 
@@ -132,6 +138,33 @@ def test_a_static_pipeline_runs_and_reads_back() -> None:
     assert again.run_id == run.run_id
     assert again.parameters == {"n": 4}
     assert zenray.get_run(run.run_id[:17]).run_id == run.run_id
+
+
+def test_what_a_pipeline_returned_is_read_back_by_name(capfd: pytest.CaptureFixture[str]) -> None:
+    returns: dict[str, Callable[[], Any]] = {
+        "single": lambda: double(4),
+        "named": lambda: parts(9),
+        "several": lambda: (double(1), double(2), parts(4)[0], 7),
+        "dictionary": lambda: {"best": double(3), "rest": [double(5), {"step": parts(8)[0], "output": "x"}]},
+        "nothing": lambda: None,
+    }
+    found = {}
+    for name, give in returns.items():
+        run = run_pipeline(pipeline(lambda give=give: give(), name=name), {"give": give})
+        found[name] = {k: v.load() if hasattr(v, "load") else v for k, v in run.outputs.items()}
+    assert found == {
+        "single": {"double": 8},
+        "named": {"half": 4, "text": "n=9"},
+        "several": {"double": 2, "double_2": 4, "half": 2, "value": 7},
+        "dictionary": {"best": 6, "rest.0": 10, "rest.1.step": 4, "rest.1.output": "x"},
+        "nothing": {},
+    }
+    assert "returned: half = 4, text = 'n=9'\n" in capfd.readouterr().err
+    assert zenray.list_runs("single")[0].output.load() == 8
+    with pytest.raises(NotFoundError, match="returned no 'haf'; did you mean 'half'"):
+        zenray.list_runs("named")[0].outputs["haf"]
+    with pytest.raises(NotFoundError, match="returned 2 values"):
+        _ = zenray.list_runs("named")[0].output
 
 
 def test_loops_and_branches_on_real_values() -> None:
@@ -247,6 +280,17 @@ def test_a_failure_that_the_pipeline_waits_for_still_lets_other_branches_finish(
     assert statuses(zenray.get_pipeline("waits").runs[-1]) == {"broken": "failed", "double": "succeeded"}
 
 
+def test_the_error_of_a_run_names_every_step_that_failed() -> None:
+    @pipeline
+    def failing():
+        broken(1), double(1), broken(2), broken(3)
+
+    with pytest.raises(
+        StepFailed, match=r"'broken' failed in attempt 1: .*no 1\nalso failed: 'broken_2', 'broken_3'\nsee"
+    ):
+        failing()
+
+
 def test_retries_follow_the_exception_classes(tmp_path: Path) -> None:
     counter = str(tmp_path / "count")
 
@@ -349,6 +393,20 @@ def test_an_output_without_materializer_is_refused_before_anything_runs() -> Non
     ):
         unstorable()
     assert CALLS == []
+
+
+def test_an_output_that_no_materializer_takes_is_refused_before_anything_runs() -> None:
+    @step
+    def lazy(n: int) -> pl.LazyFrame:
+        return pl.LazyFrame({"n": [n]})
+
+    @pipeline
+    def querying():
+        lazy(number(1))
+
+    with pytest.raises(DefinitionError, match=r"step 'lazy', output 'output': .* return lazy_frame\.collect"):
+        querying()
+    assert zenray.list_runs() == []
 
 
 def test_an_output_that_does_not_fit_its_annotation_fails_the_step() -> None:
@@ -470,9 +528,34 @@ def test_a_changed_file_runs_again_and_a_touched_one_does_not(tmp_path: Path) ->
     run = counting(str(path))
     assert set(statuses(run).values()) == {"succeeded"}
     assert run.steps["lines"].output.load() == 3
+    assert explained("names") == "names ran because: argument 'folder' changed (data.csv changed)"
+    (tmp_path / "more.csv").write_text("1")
+    counting(str(path))
+    assert explained("names") == "names ran because: argument 'folder' changed (more.csv added)"
+    (tmp_path / "more.csv").rename(tmp_path / "other.csv")
+    counting(str(path))
+    assert "(other.csv added; more.csv removed)" in explained("names")
     path.unlink()
-    with pytest.raises(StoreError, match=r"data\.csv.* cannot be read"):
+    with pytest.raises(StoreError, match=r"argument 'file': .*data\.csv.* cannot be read"):
         counting(str(path))
+
+
+def test_a_relative_file_that_is_not_there_is_named_with_the_place_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @step
+    def size(file: File) -> int:
+        return len(file.read_bytes())
+
+    @pipeline
+    def sized():
+        size(File("data/x.csv"))
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        StoreError, match=rf"looked for at {re.escape(str(tmp_path))}/data/x\.csv, relative to the folder"
+    ):
+        sized()
 
 
 def test_an_input_that_changes_while_it_is_read_fails_the_step(tmp_path: Path) -> None:
@@ -637,7 +720,7 @@ def test_ctrl_c_cancels_the_run() -> None:
     def cancelling():
         double(interrupted())
 
-    with pytest.raises(RunCancelled):
+    with pytest.raises(KeyboardInterrupt, match="was cancelled"):
         cancelling()
     run = zenray.get_run("latest")
     assert run.status == "cancelled"

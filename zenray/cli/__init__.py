@@ -22,7 +22,7 @@ from zenray.cli import (
     stacks,
     submits,
 )
-from zenray.cli.failures import report
+from zenray.cli.failures import CANCELLED, report
 from zenray.cli.output import new_app
 
 app = new_app("Machine-learning pipelines as plain Python, executed by Ray.")
@@ -61,6 +61,8 @@ def main() -> int:
     try:
         app([a for a in arguments if a != "--traceback"], prog_name="zenray")
     except SystemExit as exc:
+        if exc.code == CANCELLED:  # typer's way with a Ctrl-C before the run has begun
+            return _flushed(report(KeyboardInterrupt(), is_traced=is_traced))
         return _flushed(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
     except BaseException as exc:  # noqa: BLE001 - this is where every error ends
         return _flushed(report(exc, is_traced=is_traced))

@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from zenray.store import Store
     from zenray.views import Books
 
+SAMPLED = "statistics_of_first_rows"  # a fact about another fact
 app = new_app("Artifacts: list, show, export, copy, verify, gc.")
 DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifact's digest, or the beginning of it.")]
 
 
 @app.command("list")
 def list_(
-    type_name: Annotated[str | None, typer.Option("--type", help="Only artifacts of this type.")] = None,
+    type_name: Annotated[
+        str | None, typer.Option("--type", help="Only artifacts of this type, such as pyarrow.lib.Table, or Table.")
+    ] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only outputs of this run.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many artifacts, the newest first.")] = 50,
     stack: StackOption = None,
     as_json: JsonOption = False,
@@ -32,7 +37,7 @@ def list_(
     from zenray.progress import size_text
 
     books = _books(stack)
-    found = books.ledger.list_artifacts(store=books.store.uri, type_name=type_name, limit=limit)
+    found = _listed(books, type_name, run, limit)
     if as_json:
         print_json([_as_json(r) for r in found])
         return
@@ -42,11 +47,33 @@ def list_(
             r.manifest.type_name,
             size_text(r.manifest.size_bytes),
             time_text(r.created_at),
-            r.manifest.producer,
+            _made_by(books, r),
         )
         for r in found
     ]
-    table(("digest", "type", "size", "created", "made by"), rows, empty="there are no artifacts")
+    table(
+        ("digest", "type", "size", "created", "made by"),
+        rows,
+        empty="there are no artifacts",
+        optional=("created", "size"),
+    )
+
+
+def _listed(books: "Books", type_name: str | None, run: str | None, limit: int) -> "list[ArtifactRecord]":
+    """Return the newest artifacts of a type, which may be named by its last part, or of a run."""
+    is_short = type_name is not None and "." not in type_name
+    if run is None and not is_short:
+        return list(books.ledger.list_artifacts(store=books.store.uri, type_name=type_name, limit=limit))
+    found = sorted(_chosen(books, None, run), key=lambda r: r.created_at, reverse=True)
+    names = ((r, r.manifest.type_name) for r in found)
+    return [r for r, n in names if type_name in (None, n, n.rpartition(".")[2])][:limit]
+
+
+def _made_by(books: "Books", record: "ArtifactRecord") -> str:
+    """Return the output that an artifact was first, as ``RUN/STEP.OUTPUT``."""
+    made = record.manifest.producer
+    outputs = [o for o in books.ledger.producers(record.digest) if f"{o.run_id}/{o.name}" == made]
+    return f"{made}.{outputs[0].output}" if outputs else made
 
 
 @app.command()
@@ -77,8 +104,7 @@ def show(digest: DigestArgument, stack: StackOption = None, as_json: JsonOption 
     )
     if manifest.preview:
         print("\npreview")
-        for name, value in manifest.preview.items():
-            _print_preview(name, value)
+        _print_preview(manifest.preview)
     print()
     rows = [
         (f.name, size_text(f.size_bytes), f.digest[:12], "object" if f.data is None else "manifest")
@@ -92,23 +118,35 @@ def _shortened(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[-limit:]) + more
 
 
-def _print_preview(name: str, value: Any) -> None:
-    text = value if isinstance(value, str) else _compact(value)
-    if "\n" in text:
-        print(f"  {name}:")
-        print("\n".join(f"    {line}" for line in text.splitlines()))
-    else:
-        print(f"  {name}: {text}")
+def _print_preview(preview: Mapping[str, Any]) -> None:
+    """Print facts: texts of several lines and lists of named things as blocks."""
+    sampled = preview.get(SAMPLED)
+    for name, value in preview.items():
+        if name == SAMPLED:
+            continue
+        heading = f"{name} of the first {sampled:,} rows" if sampled and name == "statistics" else name
+        lines = _lines(value)
+        print(f"  {heading}: {lines[0]}" if len(lines) == 1 else "\n    ".join([f"  {heading}:", *lines]))
 
 
-def _compact(value: Any) -> str:
-    """Return JSON-like data on lines: a table's rows and a mapping's entries one each."""
-    if isinstance(value, dict) and value:
-        width = max(len(str(k)) for k in value)
-        return "\n".join(["", *(f"{str(k).ljust(width)}  {v}" for k, v in value.items())])
+def _lines(value: Any) -> list[str]:
+    """Return JSON-like data as text for people: pairs of a list and entries of a mapping one a line, aligned."""
+    if isinstance(value, str):
+        return value.splitlines() or [""]
+    is_named = isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value)
+    pairs = [(str(k), v) for k, v in value] if is_named else list(value.items()) if isinstance(value, dict) else []
+    if pairs:
+        width = max(len(str(k)) for k, _ in pairs)
+        return [f"{str(k).ljust(width)}  {_inline(v)}".rstrip() for k, v in pairs]
     if isinstance(value, list) and value and all(isinstance(v, dict | list) for v in value):
-        return "\n".join(["", *map(str, value)])
-    return str(value)
+        return [_inline(v) for v in value]
+    return [_inline(value)]
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_inline(v)}" for k, v in value.items())
+    return ", ".join(map(_inline, value)) if isinstance(value, list) else str(value)
 
 
 def _as_json(record: "ArtifactRecord") -> dict[str, Any]:
@@ -175,9 +213,13 @@ def _make_folder(folder: Path) -> None:
 @app.command()
 def verify(
     digests: Annotated[list[str] | None, typer.Argument(metavar="[DIGEST]...", help="Default: all artifacts.")] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged, so that the steps that made it run again.")
+    ] = False,
     stack: StackOption = None,
 ) -> None:
-    """Read artifacts' bytes and compare them with their digests; exit code 1 where something is wrong."""
+    """Read artifacts' bytes and compare them with their digests; exit code 1 where something stays wrong."""
+    from zenray import artifacts
     from zenray.profile import describe
 
     books = _books(stack)
@@ -192,8 +234,11 @@ def verify(
         if record.digest in problems:
             makers = [f"{o.run_id}/{o.name}" for o in books.ledger.producers(record.digest)]
             typer.echo(f"{problems[record.digest]}\n  made by {_shortened(makers) or record.manifest.producer}")
+            if repair:
+                typer.echo(f"  repaired: {artifacts.repair(record.manifest, books.store_at(record.store))}")
     typer.echo(f"{len(records) - len(problems):,} artifacts are whole, {len(problems):,} are not")
-    if problems:
+    if problems and not repair:
+        typer.echo(artifacts.REPAIR)
         raise typer.Exit(1)
 
 

@@ -20,7 +20,7 @@ _GB = 1e9
 def doctor() -> None:
     """Check this machine and the active stack, one line each; exit code 1 where something fails."""
     has_failed = False
-    for check in (_python, _packages, _home, _stack, _shared_memory):
+    for check in (_python, _packages, _home, _materializers, _stack, _shared_memory):
         for level, what, found, advice in _checked(check):
             has_failed |= level == "fail"
             typer.echo(f"{_MARKS[level]}  {what}: {found}" + (f" -> {advice}" if advice and level != "ok" else ""))
@@ -77,6 +77,17 @@ def _home() -> Iterator[Line]:
     # Ray refuses to write on a disk that is 95 % full.
     level = "fail" if usage.free < 0.2 * _GB else "warn" if share < 0.05 or usage.free < 2 * _GB else "ok"
     yield level, "disk", f"{usage.free / _GB:.1f} GB free ({share:.0%})", "free some space: `zenray artifact gc`"
+
+
+def _materializers() -> Iterator[Line]:
+    from zenray.materializer import register_repository, registry
+    from zenray.settings import find_repository
+
+    register_repository()
+    repository = find_repository()
+    folder = str(repository / "materializers") if repository else ""
+    found = [r.type_name for r in registry.registrations() if folder and r.origin.startswith(folder)]
+    yield "ok", "materializers", f"{len(found)} of this repository" + (f": {', '.join(found)}" if found else ""), ""
 
 
 def _stack() -> Iterator[Line]:

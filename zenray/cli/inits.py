@@ -16,6 +16,11 @@ orchestrator: local
 # metadata_store: postgresql://user@host/database
 """
 
+_MATERIALIZERS = """\
+Files here say how values of your own types are stored: each a Python file with a subclass of `zenray.Materializer`.
+They are imported with every run; `zenray materializer list` shows them, and the error for a type without one a draft.
+"""
+
 _IGNORE = """\
 # What is not sent to a cluster with the code of this folder; the syntax is that of .gitignore.
 .git/
@@ -74,6 +79,7 @@ def init(
     try:
         marker.mkdir(mode=0o700, parents=True, exist_ok=True)
         made = [_write(path / "stacks" / "local.yaml", _STACK), _write(path / ".zenrayignore", _IGNORE)]
+        made.append(_write(path / "materializers" / "README.md", _MATERIALIZERS))
         if not list(path.glob("*.py")):
             made.append(_write(path / "pipeline.py", _PIPELINE))
         made.append(_ignore_marker(path / ".gitignore", f"{MARKER}/"))

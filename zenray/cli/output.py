@@ -28,33 +28,48 @@ def new_app(text: str) -> typer.Typer:
     )
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "") -> None:
-    """Print rows under headers: a table on a terminal, aligned text elsewhere."""
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[Any]], *, empty: str = "", optional: Sequence[str] = ()
+) -> None:
+    """Print rows under headers: a table on a terminal, aligned text elsewhere.
+
+    On a narrow terminal the columns in `optional` go first, in that order, and the name of a row is never cut.
+    """
     texts = [["" if v is None else str(v) for v in row] for row in rows]
     if not texts and empty:
         print(empty, file=sys.stderr)
         return
     if sys.stdout.isatty():
-        _rich_table(headers, texts)
+        _rich_table(headers, texts, optional)
         return
     widths = [max(len(r[i]) for r in [list(headers), *texts]) for i in range(len(headers))]
     for row in [[h.upper() for h in headers], *texts]:
         print("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip())
 
 
-def _rich_table(headers: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+def _rich_table(headers: Sequence[str], texts: Sequence[Sequence[str]], optional: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    width = shutil.get_terminal_size().columns
+    widths = {h: max(len(h), *(len(row[i]) for row in texts)) for i, h in enumerate(headers)}
+    dropped: list[str] = []
+    for header in optional:
+        if sum(widths.values()) + 3 * len(widths) > width:
+            dropped.append(header)
+            del widths[header]
+    kept = [i for i, header in enumerate(headers) if header in widths]
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers[:-1]:
-        made.add_column(header, no_wrap=True, overflow="fold")
-    made.add_column(headers[-1], overflow="fold")
+    # Where it is narrow the others wrap: what a row is named by has to be whole, to be copied.
+    for position in kept:
+        made.add_column(headers[position], no_wrap=position == 0, overflow="fold")
     for row in texts:
-        made.add_row(*(Text(v, style=_STYLES.get(v, "")) for v in row))
-    Console(highlight=False, width=shutil.get_terminal_size().columns).print(made)
+        made.add_row(*(Text(row[i], style=_STYLES.get(row[i], "")) for i in kept))
+    Console(highlight=False, width=width).print(made)
+    if dropped:
+        note(f"not shown, as the terminal is narrow: {', '.join(dropped)}")
 
 
 _STYLES = {

@@ -4,18 +4,20 @@ Runs in: driver.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zenray.cli.details import show_step
 from zenray.cli.output import JsonOption, StackOption, duration_text, fields, new_app, print_json, table, time_text
 
 if TYPE_CHECKING:
-    from zenray.metadata.records import AttemptRecord, RunRecord, StepRunRecord
+    from zenray.metadata.records import AttemptRecord, RunRecord, StepOutput, StepRunRecord
     from zenray.views import Books, Run
 
+MANY_STEPS = 1000  # the outputs of more are not listed
 app = new_app("Runs: list, show, logs, explain.")
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or 'latest'.")]
 StepArgument = Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step run's name.")]
@@ -50,26 +52,65 @@ def list_(
         for r in found
     ]
     headers = ("run", "pipeline", "status", "started", "took", "stack", "steps")
-    table(headers, rows, empty="there are no runs yet; start one with `zenray submit FILE`")
+    empty = "there are no runs yet; start one with `zenray submit FILE`"
+    table(headers, rows, empty=empty, optional=("stack", "took", "steps", "started"))
 
 
 @app.command()
-def show(run: RunArgument, stack: StackOption = None, as_json: JsonOption = False) -> None:
-    """Show a run and its steps."""
+def show(run: RunArgument, step: StepArgument = None, stack: StackOption = None, as_json: JsonOption = False) -> None:
+    """Show a run, what it returned and its steps; or one of its steps with what it took and gave."""
     books = _books(stack)
     record = _find(run, books).record
+    if step is not None:
+        show_step(books, record.run_id, step, as_json=as_json)
+        return
     steps = books.ledger.step_runs(record.run_id)
     attempts = Counter(a.name for a in books.ledger.attempts(record.run_id))
     if as_json:
         print_json(asdict(record) | {"steps": [asdict(s) | {"attempts": attempts[s.name]} for s in steps]})
         return
+    outputs = books.ledger.outputs(record.run_id)
     _show_run(record)
+    _show_returned(record, books, outputs)
     print()
+    gave = {s.name: [o for o in outputs if o.name == s.name] for s in steps} if len(steps) <= MANY_STEPS else {}
     rows = [
-        (s.name, s.status, duration_text(s.started_at, s.ended_at), attempts[s.name] or "", _remark(s, record.run_id))
+        (
+            s.name,
+            s.status,
+            duration_text(s.started_at, s.ended_at),
+            attempts[s.name] or "",
+            ", ".join(f"{o.output} {o.digest[:12]}" for o in gave.get(s.name, ())),
+            _remark(s, record.run_id),
+        )
         for s in steps
     ]
-    table(("step", "status", "took", "attempts", "remark"), rows, empty="no step was called")
+    table(
+        ("step", "status", "took", "attempts", "outputs", "remark"),
+        rows,
+        empty="no step was called",
+        optional=("attempts", "outputs", "took"),
+    )
+
+
+def _show_returned(record: "RunRecord", books: "Books", outputs: "Sequence[StepOutput]") -> None:
+    """Print what the pipeline returned: the digest of an artifact, and small values as they are."""
+    from zenray.returned import brief, named
+
+    digests = {(o.name, o.output): o.digest for o in outputs}
+    found = named(record.outputs)
+    stored = books.artifacts([d for r in found.values() if (d := digests.get((r.step_run, r.output)))])
+    rows = []
+    for returned in found.values():
+        digest = digests.get((returned.step_run, returned.output), "")
+        if digest in stored:
+            manifest = stored[digest].manifest
+            rows.append((returned.name, digest[:12], manifest.type_name, brief(manifest)))
+        else:
+            rows.append((returned.name, digest[:12], "", "" if returned.step_run else repr(returned.value)))
+    if rows:
+        print()
+        table(("returned", "artifact", "type", "value"), rows)
 
 
 def _show_run(record: "RunRecord") -> None:
@@ -103,8 +144,9 @@ def _remark(step: "StepRunRecord", run_id: str) -> str:
 def _error_text(error: Any) -> str:
     if not error:
         return ""
-    first_line = str(error.get("message", "")).partition("\n")[0]
-    return f"{error.get('type', '')}: {first_line}"[:200]
+    from zenray.progress import shortened
+
+    return shortened(f"{error.get('type', '')}: {error.get('message', '')}", 200)
 
 
 @app.command()
@@ -112,19 +154,30 @@ def logs(run: RunArgument, step: StepArgument = None, stack: StackOption = None)
     """Print what a run's steps, or one of them, have printed."""
     books = _books(stack)
     record = _find(run, books).record
-    names = [s.name for s in books.ledger.step_runs(record.run_id)]
+    steps = books.ledger.step_runs(record.run_id)
     if step is not None:
-        names = [books.ledger.step_run(record.run_id, step).name]
+        steps = (books.ledger.step_run(record.run_id, step),)
+    names = [s.name for s in steps]
     attempts: dict[str, list[AttemptRecord]] = {name: [] for name in names}
     for attempt in books.ledger.attempts(record.run_id, step):
         attempts[attempt.name].append(attempt)
     is_empty = True
-    for name in names:
+    for found in steps:
+        name, is_silent = found.name, True
         for number, data in _logs(books, record.run_id, name, attempts[name]):
-            is_empty = False
+            is_empty = is_silent = False
             if len(names) > 1 or number > 1:
                 typer.echo(f"== {name}" + (f" (attempt {number})" if number > 1 else ""))
             _print(data.decode(errors="replace"))
+        if is_silent and found.cache_source:
+            source_run, source = found.cache_source
+            for _, data in _logs(books, source_run, source, list(books.ledger.attempts(source_run, source))):
+                is_empty = False
+                typer.echo(f"== {name} was cached; this was printed by {source} of run {source_run}")
+                _print(data.decode(errors="replace"))
+        if is_silent and found.error:
+            is_empty = False
+            typer.echo(f"== {name} printed nothing and failed: {found.error.get('type')}: {found.error.get('message')}")
     if is_empty:
         typer.echo(f"nothing was printed by {'step ' + step if step else 'the steps'} of run {record.run_id}", err=True)
 

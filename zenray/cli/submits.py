@@ -29,7 +29,5 @@ def submit(
     try:
         run_pipeline(pipeline, values, stack=chosen, use_cache=not no_cache)
     except StepFailed as exc:
-        if chosen.orchestrator != "inline":
-            raise
-        # The step has printed its traceback to this terminal already.
-        raise StepFailed(str(exc).partition("\n")[0]) from exc
+        # The step's traceback is on this terminal already, and so is where to look closer.
+        raise StepFailed(str(exc).rpartition("\nsee ")[0] or str(exc)) from exc

@@ -5,10 +5,11 @@ Runs in: driver.
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from zenray.fingerprint.bytecode import Reference, normal_form
+from zenray.fingerprint.parts import asked
 
 _DERIVED = frozenset(
     {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__firstlineno__"}
@@ -86,10 +87,10 @@ def annotated_classes(function: types.FunctionType) -> Iterator[type]:
         if isinstance(annotation, str):
             code = compiled_annotation(annotation)
             pending += [_named(reference, function) for reference in (normal_form(code).references if code else ())]
-        elif isinstance(annotation, type):
+        elif issubclass(type(annotation), type):
             yield annotation
-        for inner in ("__args__", "__metadata__"):
-            pending += getattr(annotation, inner, None) or ()
+        for inner in (asked(annotation, "__args__"), asked(annotation, "__metadata__")):
+            pending += inner if isinstance(inner, tuple) else ()
 
 
 def annotation_text(annotation: Any) -> str:
@@ -100,7 +101,8 @@ def annotation_text(annotation: Any) -> str:
 def _named(reference: Reference, function: types.FunctionType) -> Any:
     value = function.__globals__.get(reference.name)
     for attribute in reference.attributes:
-        value = getattr(value, "__dict__", {}).get(attribute)
+        namespace = asked(value, "__dict__")
+        value = namespace.get(attribute) if isinstance(namespace, Mapping) else None
     return None if isinstance(value, str) else value
 
 

@@ -33,7 +33,7 @@ from zenray.fingerprint.origin import (
     origin_of_module,
     project_root,
 )
-from zenray.fingerprint.parts import CodePart, Fingerprint, Form
+from zenray.fingerprint.parts import CodePart, Fingerprint, Form, asked, text_of
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.values import Values, is_zenray, library_module
 from zenray.hashing import digest_bytes, digest_value, encode, framed
@@ -125,7 +125,7 @@ class Closure:
             self._queue.append((thing, name, self._is_background))
         if self._names.is_lasting:
             self._edges.setdefault(self._current, []).append(number)
-        form.link(number, str(getattr(thing, "__qualname__", None) or name))
+        form.link(number, text_of(thing, "__qualname__") or name)
 
     def is_first_party(self, thing: type | types.FunctionType) -> bool:
         """Tell whether a class or function is the project's own."""
@@ -222,9 +222,9 @@ class Closure:
             self._class(thing, form)
         elif issubclass(kind, types.ModuleType):
             self._whole_module(thing, form)
-        elif isinstance(thing, Statements):
+        elif kind is Statements:
             self._statements(thing, form)
-        elif isinstance(thing, UnloadedModule):
+        elif kind is UnloadedModule:
             self._names.write_unloaded(thing, form)
         else:
             self._instance(thing, name, form)
@@ -289,7 +289,7 @@ class Closure:
 
     def _instance(self, value: Any, name: str, form: Form) -> None:
         was_lasting, self._names.is_lasting = self._names.is_lasting, False
-        if isinstance(value, functools.singledispatchmethod):
+        if issubclass(type(value), functools.singledispatchmethod):
             self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
         elif not self._wrapper(value, getattr(class_module(type(value)), "__name__", ""), form):
             self._values.write_instance(value, form, name)
@@ -298,8 +298,8 @@ class Closure:
     def _wrapper(self, value: Any, module_name: str, form: Form) -> bool:
         """Write what a library made of a function of the project as that function and the decorators that made it."""
         self._in_library = self._is_installed(module_name)
-        wrapped = getattr(value, "__wrapped__", None) if self._in_library else None
-        if not isinstance(wrapped, types.FunctionType) or not self.is_first_party(wrapped):
+        wrapped = asked(value, "__wrapped__") if self._in_library else None
+        if type(wrapped) is not types.FunctionType or not self.is_first_party(wrapped):
             return False
         name = wrapped.__code__.co_qualname
         source = self._sources.read(wrapped.__code__.co_filename)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from zenray.fingerprint.bytecode import CodeForm, Import, Reference, normal_form
 from zenray.fingerprint.origin import Origin, display_name, locate, module_file, origin, origin_of_module
-from zenray.fingerprint.parts import Form
+from zenray.fingerprint.parts import Form, text_of
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.values import Values, is_zenray
 
@@ -128,7 +128,7 @@ class Names:
         """Write what a name stands for; data becomes a part of its own."""
         while is_zenray(value) and hasattr(value, "__wrapped__"):
             value = value.__wrapped__
-        if isinstance(value, types.FunctionType):
+        if type(value) is types.FunctionType:
             # A function that is passed on may be asked for its name, for example for the name of a column.
             form.text("called" if is_called else value.__qualname__)
         if issubclass(type(value), types.FunctionType | type | types.ModuleType):
@@ -151,7 +151,7 @@ class Names:
         attributes = list(reference.attributes)
         value = self._look_up(reference, namespace, form)
         name = f"{_module_name(namespace)}.{reference.name}"
-        while attributes and isinstance(value, types.ModuleType):
+        while attributes and issubclass(type(value), types.ModuleType):
             if origin_of_module(value) is not Origin.FIRST_PARTY:
                 self._library_attribute(value, reference, attributes, namespace, form)
                 return
@@ -197,7 +197,7 @@ class Names:
 
     def _builtin(self, reference: Reference, namespace: Namespace, form: Form) -> Any:
         value = vars(builtins)[reference.name]
-        is_own = isinstance(value, types.FunctionType | type) and self._walk.is_first_party(value)
+        is_own = issubclass(type(value), types.FunctionType | type) and self._walk.is_first_party(value)
         is_data = not callable(value) and reference.name not in _BUILTIN_DATA
         if is_own or is_data:
             return value  # the project has put something of its own there
@@ -235,11 +235,11 @@ class Names:
         value: Any = module
         for name in attributes:
             found = vars(value).get(name, _ABSENT)
-            if isinstance(found, types.ModuleType):
+            if issubclass(type(found), types.ModuleType):
                 value = found
                 continue
             self._indirect(found, reference, namespace, form)
-            if isinstance(found, types.FunctionType | type) and self._walk.is_first_party(found):
+            if issubclass(type(found), types.FunctionType | type) and self._walk.is_first_party(found):
                 self._walk.link(found, form, name)  # the project has put something of its own into the library
             break
         self._walk.note_distribution(value.__name__)
@@ -247,9 +247,9 @@ class Names:
     def _indirect(self, value: Any, reference: Reference, namespace: Namespace, form: Form) -> None:
         """Take care of callables through which code reaches things without naming them."""
         here = f"code in {_module_name(namespace)}"
-        called = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+        called = text_of(value, "__module__"), text_of(value, "__qualname__")
         if called[0] in ("inspect", "typing"):
-            self.mentions.add(str(called[1]))  # under whatever name it was imported
+            self.mentions.add(called[1])  # under whatever name it was imported
             if called[1] in _LOOKS_AROUND:
                 self._walk.problem(f"{here} looks at the text of code ({called[1]})")
         if called in _FINDS:

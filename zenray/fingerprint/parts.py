@@ -5,6 +5,7 @@ Runs in: anywhere.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from zenray.hashing import digest_bytes, encode, framed
 
@@ -86,3 +87,17 @@ class Form:
 def digest_parts(parts: Iterable[CodePart], kinds: frozenset[str]) -> str:
     """Return the digest of the parts of some kinds, whatever their order."""
     return digest_bytes(encode(sorted((p.kind, p.digest) for p in parts if p.kind in kinds)))
+
+
+def asked(value: Any, attribute: str) -> Any:
+    """Return an attribute of any object, or None; objects of libraries may raise anything where one is asked for."""
+    try:
+        return getattr(value, attribute, None)
+    except Exception:  # noqa: BLE001 - such as a proxy outside of its context
+        return None
+
+
+def text_of(value: Any, attribute: str) -> str:
+    """Return an attribute that is text, or nothing; ``polars.col`` and mocks have every attribute, of odd types."""
+    found = asked(value, attribute)
+    return found if isinstance(found, str) else ""

@@ -15,11 +15,12 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import Any
 
 from zenray.fingerprint.bytecode import CodeForm, Import, nested_codes
 from zenray.fingerprint.origin import Origin, origin, origin_of_module
+from zenray.fingerprint.parts import asked, text_of
 
 # Decorators of these modules have no effect but on what they decorate, which is followed by value.
 _QUIET_MODULES = frozenset(
@@ -156,7 +157,7 @@ def _acts_outside(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
     if isinstance(statement, ast.Expr):
         value = _root(statement.value, namespace)
         is_action = not isinstance(statement.value, ast.Constant)
-        return is_action and not isinstance(value, _CONTAINERS) and value is not print and not _is_zenray(value)
+        return is_action and not issubclass(type(value), _CONTAINERS) and value is not print and not _is_zenray(value)
     if isinstance(statement, ast.Assert):
         return _calls_setter(statement, namespace)
     if isinstance(statement, ast.Assign):
@@ -185,12 +186,12 @@ def _registrations(statement: ast.stmt, namespace: Mapping[str, Any]) -> Iterato
 def _is_quiet(decorator: ast.expr, namespace: Mapping[str, Any]) -> bool:
     """Tell whether a decorator has no effect on anything outside of the project."""
     root = _root(decorator, namespace)
-    if _is_zenray(root) or (hasattr(root, "registry") and hasattr(root, "dispatch")):  # functools.singledispatch
+    if _is_zenray(root) or isinstance(asked(root, "registry"), MappingProxyType):  # functools.singledispatch
         return True
     made_by = _value(decorator.func if isinstance(decorator, ast.Call) else decorator, namespace)
-    if isinstance(made_by, FunctionType) and _is_first_party_function(made_by):
+    if type(made_by) is FunctionType and _is_first_party_function(made_by):
         return not any(map(_is_library, _looked_up(made_by)))
-    module = getattr(root, "__module__", None) or getattr(root, "__name__", None) or ""
+    module = text_of(root, "__module__") or text_of(root, "__name__")
     return module in _QUIET_MODULES or module.partition(".")[0] in _QUIET_LIBRARIES
 
 
@@ -207,7 +208,7 @@ def _calls_setter(statement: ast.stmt, namespace: Mapping[str, Any]) -> bool:
         called = pending.pop()
         called = getattr(called, "__init__", None) if isinstance(called, type) else called
         called = called.__func__ if isinstance(called, classmethod | staticmethod) else called
-        if not isinstance(called, FunctionType) or id(called) in seen or not _is_first_party_function(called):
+        if type(called) is not FunctionType or id(called) in seen or not _is_first_party_function(called):
             continue
         seen.add(id(called))
         codes = list(nested_codes(called.__code__))
@@ -224,8 +225,8 @@ def _stores_attributes(code: CodeType) -> bool:
     return any(step.opname in ("STORE_ATTR", "DELETE_ATTR") for step in dis.get_instructions(code))
 
 
-def _is_foreign(value: object) -> bool:
-    module = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+def _is_foreign(value: Any) -> bool:
+    module = value if issubclass(type(value), ModuleType) else sys.modules.get(text_of(value, "__module__"))
     return module is not None and origin_of_module(module) is not Origin.FIRST_PARTY
 
 
@@ -240,22 +241,22 @@ def _is_first_party_function(function: FunctionType) -> bool:
     return origin(str(namespace.get("__name__", "")), namespace.get("__file__")) is Origin.FIRST_PARTY
 
 
-def _is_library(value: object) -> bool:
-    module = value if isinstance(value, ModuleType) else sys.modules.get(str(getattr(value, "__module__", "")))
+def _is_library(value: Any) -> bool:
+    module = value if issubclass(type(value), ModuleType) else sys.modules.get(text_of(value, "__module__"))
     return module is not None and origin_of_module(module) is Origin.INSTALLED
 
 
 def _is_own(expression: ast.expr, namespace: Mapping[str, Any]) -> bool:
     """Tell whether an expression stands for a value of the project, which counts by its content where it is used."""
     value = _value(expression, namespace)
-    if isinstance(value, ModuleType):
+    if issubclass(type(value), ModuleType):
         return origin_of_module(value) is Origin.FIRST_PARTY
     if value is None:
         return isinstance(_root(expression, namespace), _CONTAINERS)
-    maker = sys.modules.get(str(getattr(value if isinstance(value, type) else type(value), "__module__", "")))
-    is_function = isinstance(value, FunctionType) and _is_first_party_function(value)
+    maker = sys.modules.get(text_of(value if isinstance(value, type) else type(value), "__module__"))
+    is_function = type(value) is FunctionType and _is_first_party_function(value)
     is_instance = maker is None or origin_of_module(maker) is Origin.FIRST_PARTY
-    return isinstance(value, _CONTAINERS) or is_function or is_instance
+    return issubclass(type(value), _CONTAINERS) or is_function or is_instance
 
 
 def _value(expression: ast.expr, namespace: Mapping[str, Any]) -> Any:
@@ -269,7 +270,7 @@ def _value(expression: ast.expr, namespace: Mapping[str, Any]) -> Any:
 
 
 def _is_zenray(value: object) -> bool:
-    return type(value).__module__.partition(".")[0] == "zenray"
+    return text_of(type(value), "__module__").partition(".")[0] == "zenray"
 
 
 def _root(expression: ast.expr, namespace: Mapping[str, Any]) -> object:

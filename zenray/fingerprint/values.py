@@ -5,6 +5,7 @@ Runs in: driver.
 
 import copyreg
 import functools
+import logging
 import marshal
 import sys
 import types
@@ -19,7 +20,8 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from zenray.fingerprint.bytecode import normal_form
-from zenray.fingerprint.parts import Form
+from zenray.fingerprint.origin import display_name
+from zenray.fingerprint.parts import Form, asked, text_of
 from zenray.hashing import encode, framed
 
 _PLAIN = frozenset(
@@ -153,36 +155,39 @@ class Values:
     def _object(self, value: Any, form: Form, name: str) -> None:
         parts = _parts_of_callable(value)
         module = library_module(value)
+        kind = type(value)  # not isinstance: a proxy lies about its __class__
         if is_zenray(value) and hasattr(value, "__wrapped__"):
             self.write(value.__wrapped__, form, name)
-        elif type(value).__module__ == "zenray.files":
+        elif kind.__module__ == "zenray.files":
             self._walk.problem(
                 f"{name} is a {value!r}, whose content is not followed; pass it to the step as an argument"
             )
         elif module is not None and not self._walk.is_own_module(module):
             form.text("library", module, value.__qualname__)
             self._walk.note_distribution(module)
-        elif type(value).__name__ == "cython_function_or_method":
+        elif kind.__name__ == "cython_function_or_method":
             self._walk.problem(f"{name} is compiled code of the project, which cannot be followed")
         elif value is Ellipsis or value is NotImplemented:
             form.text("named", repr(value))
         elif parts is not None:
-            if type(value).__module__ not in _HOMES_OF_CALLABLES:
-                self._walk.link(type(value), form, name)
+            if kind.__module__ not in _HOMES_OF_CALLABLES:
+                self._walk.link(kind, form, name)
                 own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _COPIED}
                 self.write(own, form, name)
             self._all(parts[0], parts[1:], form, name)
         elif _type_name(value) in _INERT:
             form.text("inert", _type_name(value))
-        elif isinstance(value, Enum):
+        elif issubclass(kind, logging.Logger) and not self._walk.is_first_party(kind):
+            form.text("logger", display_name(value.name))  # a script's own has another name in a worker
+        elif issubclass(kind, Enum):
             form.text("member", str(value.name))
-            self._walk.link(type(value), form, name)
-        elif isinstance(value, types.CodeType):
+            self._walk.link(kind, form, name)
+        elif kind is types.CodeType:
             form.text("code", normal_form(value).digest)
-        elif isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType):
+        elif issubclass(kind, types.BuiltinFunctionType | types.MethodWrapperType):
             self._builtin(value, form, name)
-        elif isinstance(
-            value,
+        elif issubclass(
+            kind,
             types.WrapperDescriptorType
             | types.MethodDescriptorType
             | types.ClassMethodDescriptorType
@@ -199,7 +204,7 @@ class Values:
         owner = value.__self__
         form.text("builtin", value.__name__)
         if owner is None or isinstance(owner, types.ModuleType):
-            module = getattr(value, "__module__", None) or "builtins"
+            module = text_of(value, "__module__") or "builtins"
             form.text(module)
             self._walk.note_distribution(module)
             if module in sys.modules and self._walk.is_own_module(module):
@@ -219,7 +224,7 @@ class Values:
             form.text("named", *known)
             self._walk.note_distribution(known[0])
             return
-        size_bytes = getattr(value, "nbytes", 0)
+        size_bytes = asked(value, "nbytes")
         if isinstance(size_bytes, int) and size_bytes > _SIZE_LIMIT_BYTES:
             self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
             return
@@ -288,7 +293,7 @@ def _is_flat(value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
 
 def is_zenray(value: Any) -> bool:
     """Tell whether an object is one of ZenRay's own, such as a step."""
-    return type(value).__module__.partition(".")[0] == "zenray"
+    return text_of(type(value), "__module__").partition(".")[0] == "zenray"
 
 
 _HOMES_OF_CALLABLES = frozenset({"builtins", "functools", "types", "enum"})
@@ -328,14 +333,13 @@ def _order(value: Any) -> tuple[str, bytes]:
     try:
         return "", encode(value)
     except TypeError:
-        label = getattr(value, "__qualname__", None) or repr(value)
-        return _type_name(value), str(label).encode()
+        return _type_name(value), (text_of(value, "__qualname__") or repr(value)).encode()
 
 
 def library_module(value: Any) -> str | None:
     """Return the module where a function, class or other object is found under its own name."""
-    module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(qualname, str):
+    module, qualname = text_of(value, "__module__"), text_of(value, "__qualname__")
+    if not module or not qualname:
         return None
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -363,8 +367,8 @@ def _known_name(value: Any, name: str) -> tuple[str, str] | None:
     module_name = type(value).__module__
     while module_name:
         namespace = getattr(sys.modules.get(module_name), "__dict__", {})
-        for key in (getattr(value, "__name__", None), name.rpartition(".")[2]):
-            if isinstance(key, str) and namespace.get(key) is value:
+        for key in (text_of(value, "__name__"), name.rpartition(".")[2]):
+            if namespace.get(key) is value:
                 return module_name, key
         module_name = module_name.rpartition(".")[0]
     return None

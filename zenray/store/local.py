@@ -193,13 +193,9 @@ class LocalObjectWriter:
         return self._digest, self._size_bytes
 
     def publish(self) -> None:
-        """Rename to the digest; an equal object already there is kept and marked as used now."""
-        digest = self._digest
+        """Rename to the digest, also over an object that is there: a damaged one is mended, and it is as new for gc."""
         with _translating("write to", self._store.uri):
-            if self._store.has(digest, self._size_bytes) and self._store.touch(object_name(digest)):
-                os.unlink(self._temporary)
-            else:
-                self._store.move_in(self._temporary, object_name(digest))
+            self._store.move_in(self._temporary, object_name(self._digest))
 
     def commit(self) -> tuple[str, int]:
         """Finish and publish."""
