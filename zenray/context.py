@@ -92,6 +92,11 @@ def _found() -> StepContext | None:
     return _current.get() or (_running[0] if len(_running) == 1 else None)
 
 
+def enclosing_runs() -> frozenset[str]:
+    """Return the runs whose steps are being executed in this process: what is started now, they may wait for."""
+    return frozenset(c.run_id for c in _running if c.run_id)
+
+
 def context() -> StepContext:
     """Return the context of the step this is called in, at any depth and in threads that it started.
 

@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -68,11 +68,12 @@ class Coordinator:
         log_root: str,
         use_cache: bool = True,
         reap: Callable[[], object] = lambda: None,
+        outer: Collection[str] = (),
     ) -> None:
         self.run_id = run_id
         self.steps: dict[str, StepState] = {}
         self._store = store
-        self._lookup = Lookup(run_id, reader=reader, store=store, reap=reap)
+        self._lookup = Lookup(run_id, reader=reader, store=store, reap=reap, outer=outer)
         self._journal = Journal(run_id, writer, use_cache=use_cache)
         self._launcher, self._observer = launcher, observer
         self._log_root, self._use_cache = log_root, use_cache
@@ -87,6 +88,7 @@ class Coordinator:
         self._names: dict[str, int] = {}
         self._error: BaseException | None = None
         self._is_cancelled = self._is_closed = False
+        self._has_moved = False  # in this turn, so that there is more to do in the next
         self._thread: threading.Thread | None = None
 
     # -- the pipeline's thread -------------------------------------------------------------------------------------
@@ -249,14 +251,15 @@ class Coordinator:
             ready = self._graph.take_ready()
             if self._is_cancelled:
                 ready = []
+            self._has_moved = bool(results or ready)
             if ready:
                 self._look_up([self.steps[name] for name in ready])
             if self._lookup.is_waiting and not self._is_cancelled:
                 self._act(self._lookup.poll())
             units = self._units_to_launch()
-            if results or ready:
+            if self._has_moved:
                 self._condition.notify_all()
-            if not results and not ready and not units:
+            elif not units:
                 self._sleep()
         for states, resources in units:
             self._launch(states, resources)
@@ -286,16 +289,26 @@ class Coordinator:
             except Exception as exc:  # noqa: BLE001 - foreign objects are encoded here; the step fails, not the engine
                 self._fail(state, Failure("output", type(exc).__name__, f"its cache key cannot be computed: {exc}"))
         self._act(self._lookup.sort([s for s in states if s.key is not None], use_cache=self._use_cache))
+
+    def _claimed(self, states: list[StepState]) -> list[StepState]:
+        """Return those of the step runs whose turn has come that really start: no other run is at work on the same."""
+        found = self._lookup.claim(states)
         for state in states:
             if state.awaits:
                 self._observer.on_note(f"step {state.name!r} waits for run {state.awaits}, which computes the same")
+        self._commit_hits(found)
+        return found.to_run
 
     def _act(self, found: Sorted) -> None:
-        for state, entry, manifests in found.hits:
-            state.source = (entry.run_id, entry.name)
-            self._commit(state, manifests, is_cached=True)
+        self._commit_hits(found)
         for state in found.to_run:
             self._enqueue(state)
+
+    def _commit_hits(self, found: Sorted) -> None:
+        for state, entry, manifests in found.hits:
+            self._has_moved = True
+            state.source = (entry.run_id, entry.name)
+            self._commit(state, manifests, is_cached=True)
 
     def _key(self, state: StepState) -> cache.CacheKey:
         inputs = self._inputs(state)
@@ -336,14 +349,16 @@ class Coordinator:
         units: list[tuple[list[StepState], Resources]] = []
         for resources, queue in self._queues.items():
             # A blocking launcher gets one call at a time, so that what it makes ready can come in between.
-            width = 1 - len(units) if self._launcher.is_blocking else self._launcher.width(resources) if queue else 0
-            while queue and self._in_flight[resources] < width:
+            width = 1 if self._launcher.is_blocking else self._launcher.width(resources) if queue else 0
+            while queue and self._in_flight[resources] < width and not (units and self._launcher.is_blocking):
                 unit = [queue.popleft()]
                 size = self._unit_size(unit[0], len(queue))
                 while len(unit) < size and queue and queue[0].step.function is unit[0].step.function:
                     unit.append(queue.popleft())
-                units.append((unit, resources))
-                self._in_flight[resources] += 1
+                unit = self._claimed(unit)
+                if unit:
+                    units.append((unit, resources))
+                    self._in_flight[resources] += 1
         return units
 
     def _unit_size(self, state: StepState, queued: int) -> int:
@@ -477,7 +492,7 @@ class Coordinator:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))
                 changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
         self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
-        for twin in self._lookup.end(key) if state.holds_claim else ():
+        for twin in self._lookup.end(state):
             twin.source = state.source or (self.run_id, state.name)
             self._commit(twin, outputs, is_cached=True)
 
@@ -486,8 +501,7 @@ class Coordinator:
         skipped = self._graph.fail(state.name)
         self._end(state, Status.FAILED, self._claim_end(state))
         self._skip(skipped, state.name)
-        key = state.key.key if state.key else ""
-        for twin in self._lookup.end(key) if state.holds_claim else ():
+        for twin in self._lookup.end(state):
             self._enqueue(twin)
 
     def _claim_end(self, state: StepState) -> list[Change]:

@@ -46,11 +46,17 @@ class Sorted:
 
 
 class Lookup:
-    """Looks keys up in batches, and remembers who waits for whom. Used under the engine's lock."""
+    """Looks keys up in batches, and remembers who waits for whom. Used under the engine's lock.
 
-    def __init__(self, run_id: str, *, reader: CacheReader, store: Store, reap: Callable[[], object]) -> None:
+    ``outer`` are the runs in whose steps this run was started: they wait for it, so it never waits for them.
+    """
+
+    def __init__(
+        self, run_id: str, *, reader: CacheReader, store: Store, reap: Callable[[], object], outer: Collection[str] = ()
+    ) -> None:
         self._run_id, self._reader, self._store, self._reap = run_id, reader, store, reap
-        self._twins: dict[str, list[StepState]] = {}  # of the keys that this run computes, who waits for the result
+        self._outer = frozenset(outer)
+        self._twins: dict[str, tuple[StepState, list[StepState]]] = {}  # of each key: who computes it, and who waits
         self._awaited: dict[str, list[StepState]] = {}  # keys that other runs compute
         self._poll_at = self._reap_at = 0.0
         self._pause_s = POLL_S[0]
@@ -61,7 +67,7 @@ class Lookup:
         return bool(self._awaited)
 
     def sort(self, states: Sequence[StepState], *, use_cache: bool) -> Sorted:
-        """Decide for step runs whose keys are known."""
+        """Decide for step runs whose keys are known; what is to run is claimed when its turn has come."""
         result = Sorted([], [])
         wanted: dict[str, list[StepState]] = {}
         for state in states:
@@ -69,11 +75,29 @@ class Lookup:
             if not (key and use_cache and state.step.settings.cache):
                 result.to_run.append(state)
             elif key in self._twins:
-                self._twins[key].append(state)
+                self._twins[key][1].append(state)
             elif key in self._awaited:
                 self._await(state, self._awaited[key][0].awaits)
             else:
                 wanted.setdefault(key, []).append(state)
+        for key, group in self._take_hits(wanted, result).items():
+            self._twins[key] = group[0], group[1:]
+            result.to_run.append(group[0])
+        return result
+
+    def claim(self, states: Sequence[StepState]) -> Sorted:
+        """Claim the keys of step runs that are about to start, and sort out those whose result another run makes or made.
+
+        Only then: a claim that is held while nothing runs would keep others waiting for nothing.
+        """
+        result = Sorted([], [])
+        wanted: dict[str, list[StepState]] = {}
+        for state in states:
+            leads = self._twins.get(state.key.key if state.key else "", (None,))[0] is state
+            if leads and not state.holds_claim and state.key:
+                wanted[state.key.key] = [state]
+            else:
+                result.to_run.append(state)
         self._decide(wanted, result)
         return result
 
@@ -89,49 +113,56 @@ class Lookup:
         self._pause_s = min(1.5 * self._pause_s, POLL_S[1])
         self._poll_at = now + self._pause_s
         awaited, self._awaited = self._awaited, {}
-        self._decide(awaited, result)
+        missing = self._take_hits(awaited, result)
+        for key, group in missing.items():
+            self._twins[key] = group[0], group[1:]
+        self._decide({key: group[:1] for key, group in missing.items()}, result)
         return result
 
-    def end(self, key: str) -> list[StepState]:
-        """Take a key off the list of those that this run computes, and return the step runs that wait for it."""
-        return self._twins.pop(key, [])
+    def end(self, state: StepState) -> list[StepState]:
+        """Return the step runs that wait for what this one computed; they wait no more."""
+        key = state.key.key if state.key else ""
+        if self._twins.get(key, (None,))[0] is not state:
+            return []
+        return self._twins.pop(key)[1]
 
     def forget(self) -> None:
         """Let nobody wait any more: the run is cancelled."""
         self._awaited.clear()
 
     def _decide(self, wanted: dict[str, list[StepState]], result: Sorted) -> None:
-        missing = self._take_hits(wanted, result)
-        if not missing:
+        """Claim keys, each for the step run that leads: it runs, takes a result that came meanwhile, or waits."""
+        if not wanted:
             return
-        names = {key: states[0].name for key, states in missing.items()}
+        names = {key: states[0].name for key, states in wanted.items()}
         held = self._reader.claim(names, store=self._store.uri, run_id=self._run_id)
         for key, claim in held.items():
-            for state in missing.pop(key):
+            (leader,) = wanted.pop(key)
+            if claim.run_id in self._outer:
+                leader.awaits = ""
+                result.to_run.append(leader)
+                continue
+            for state in (leader, *self._twins.pop(key)[1]):
                 self._await(state, claim.run_id)
-        # Whoever held one of the others may have committed its result between the two questions.
-        for key, states in self._take_hits(missing, result, released=names.keys() - held.keys()).items():
-            states[0].awaits = ""
+        for states in wanted.values():
             states[0].holds_claim = True
-            self._twins[key] = states[1:]
+        # Whoever held one of the others may have committed its result between the two questions.
+        for states in self._take_hits(wanted, result).values():
+            states[0].awaits = ""
             result.to_run.append(states[0])
 
-    def _take_hits(
-        self, wanted: dict[str, list[StepState]], result: Sorted, released: Collection[str] = ()
-    ) -> dict[str, list[StepState]]:
+    def _take_hits(self, wanted: dict[str, list[StepState]], result: Sorted) -> dict[str, list[StepState]]:
         """Move what has a usable result to the hits, and return the rest."""
         found = self._reader.find_cache_entries(list(wanted), store=self._store.uri) if wanted else {}
         missing: dict[str, list[StepState]] = {}
         for key, states in wanted.items():
             entry = found.get(key)
-            refusals = [self._refusal(state, *entry) if entry else "" for state in states]
-            for state, refusal in zip(states, refusals, strict=True):
-                state.refusal = refusal
-                if entry is None or refusal:
+            for state in states:
+                state.refusal = self._refusal(state, *entry) if entry else ""
+                if entry is None or state.refusal:
                     missing.setdefault(key, []).append(state)
                     continue
                 state.awaits = ""
-                state.holds_claim = key in released
                 result.hits.append((state, *entry))
         return missing
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray.cluster import RayLauncher
+from zenray.context import enclosing_runs
 from zenray.engine import Coordinator, Observer
 from zenray.errors import RunCancelled, StepFailed, ZenRayError
 from zenray.inline import InlineLauncher
@@ -95,6 +96,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
     tracking = _tracking(request)
     tracker = open_tracker(tracking) if tracking else None
+    launcher = _launcher(request.stack, tracking)  # before there is a run: a package's may refuse
     with Ledger(request.stack.metadata_store) as ledger:
         run_id = new_run_id()
         record = _record(run_id, request)
@@ -107,11 +109,12 @@ def run(request: RunRequest, observer: RunObserver) -> str:
                 reader=ledger,
                 writer=writer,
                 store=store,
-                launcher=_launcher(request.stack, tracking, reporter),
+                launcher=launcher or InlineLauncher(store, tracker=reporter),
                 observer=reporter or observer,
                 log_root=_log_root(store),
                 use_cache=request.use_cache,
                 reap=partial(mark_lost_runs, ledger),
+                outer=enclosing_runs(),
             )
             observer.on_start(run_id, request)
             _execute(request, coordinator, writer, observer, reporter)
@@ -204,10 +207,11 @@ def _returned(outputs: Json, coordinator: Coordinator) -> str:
     return f"returned: {', '.join(texts[:10])}" if texts else ""
 
 
-def _launcher(stack: Stack, tracking: Mapping[str, Any], reporter: Reporter | None) -> Launcher:
-    uri, options = stack.artifact_store, stack.artifact_store_options
+def _launcher(stack: Stack, tracking: Mapping[str, Any]) -> Launcher | None:
+    """Return the launcher of a stack, None for the inline one, which needs what belongs to the run."""
     if stack.orchestrator == "inline":
-        return InlineLauncher(open_store(uri, options), tracker=reporter)
+        return None
+    uri, options = stack.artifact_store, stack.artifact_store_options
     if stack.orchestrator == "local":
         return RayLauncher(store_uri=uri, store_options=options, tracker=tracking)
     make = launcher_factory(stack.orchestrator)

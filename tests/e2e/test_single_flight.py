@@ -55,6 +55,30 @@ def shared(who: str):
 @pipeline
 def one():
     return slow(1)
+
+
+@step
+def runs_one_with_its_own_key() -> int:
+    return len(itself().steps) if os.environ.pop("FIRST", "") else 0
+
+
+@pipeline
+def itself():
+    return runs_one_with_its_own_key()
+
+
+@pipeline
+def ready():
+    return slow(3)
+
+
+@pipeline
+def idle():
+    slow(2).load()
+    ready = slow(3)
+    count("idle")
+    time.sleep(20)
+    return ready
 """
 
 
@@ -170,3 +194,21 @@ def test_the_same_project_in_another_folder_finds_the_results(project, tmp_path)
     code, stderr = ended(moved.start("flow.py:shared", "-p", "who=me"))
     assert code == 0
     assert "all 12 steps were cached" in stderr
+
+
+def test_a_run_in_a_step_does_not_wait_for_the_run_around_it(project):
+    code, stderr = ended(project.start("flow.py:itself", FIRST="1"))
+    assert code == 0, stderr
+    assert stderr.count("succeeded in") == 2
+
+
+def test_nothing_is_claimed_before_it_starts(project):
+    first = project.start("flow.py:idle")
+    project.wait_for("idle")
+    second = project.start("flow.py:ready")
+    code, stderr = ended(second)
+    assert code == 0, stderr
+    assert "waits for" not in stderr
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
