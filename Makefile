@@ -47,4 +47,4 @@ bench-peers: $(VENV)/.dev
 	$(BIN)/python benchmarks/peers/run.py --edits
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-mlflow .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .venv-peers .venv-mlflow .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

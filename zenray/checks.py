@@ -3,36 +3,30 @@
 Runs in: driver.
 """
 
-import json
 import secrets
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
 
 from zenray import integrations, local_cluster
 from zenray.errors import ConfigError, MetadataError, ZenRayError
 from zenray.launcher import launcher_factory
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.schema import HEAD
-from zenray.stack import BUILT_IN, Stack, masked_url, scheme_of
+from zenray.stack import BUILT_IN, Stack, masked_url
 from zenray.store import open_store
 from zenray.trackers import open_tracker
-
-_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about one component; ``advice`` says what to do where it does not work."""
+    """What was found about one component; where it does not work, the text says what to do."""
 
     component: str
     is_ok: bool
     text: str
-    advice: str = ""
 
 
 def validate(stack: Stack) -> None:
@@ -40,36 +34,26 @@ def validate(stack: Stack) -> None:
 
     Nothing is opened. Raises ConfigError that names the component, and the command that installs what is missing.
     """
-    where = stack.source or f"stack {stack.name!r}"
-    try:
-        for component in ("orchestrator", "artifact_store", "metadata_store"):
-            name = integrations.for_url(getattr(stack, component))
-            if name is not None:
-                integrations.require(name, for_what=f"{component!r}")
-        _check_orchestrator(stack)
-        if stack.experiment_tracker is not None:
-            open_tracker(stack.experiment_tracker)
-        open_store(stack.artifact_store, stack.artifact_store_options)
-        Ledger(stack.metadata_store).database.check_driver()
-    except (ConfigError, MetadataError) as exc:
-        raise ConfigError(f"{where}: {exc}") from exc
+    for component, (check, _) in _CHECKS.items():
+        if getattr(stack, component) is not None:
+            try:
+                check(stack)
+            except (ConfigError, MetadataError) as exc:
+                raise ConfigError(f"{stack.source or f'stack {stack.name!r}'}: {exc}") from exc
 
 
 def probe(stack: Stack) -> Iterator[Finding]:
     """Open every component for real and give a finding for each, as it is there; never raises for what is wrong."""
-    yield _found("orchestrator", stack, _orchestrator)
-    yield _found("artifact_store", stack, _artifact_store)
-    yield _found("metadata_store", stack, _metadata_store)
-    if stack.experiment_tracker is not None:
-        yield _found("experiment_tracker", stack, _experiment_tracker)
-    if stack.model_deployer is not None:
-        yield _found("model_deployer", stack, _model_deployer)
+    for component, (check, open_it) in _CHECKS.items():
+        if getattr(stack, component) is not None:
+            yield _found(component, stack, check, open_it)
 
 
-def _found(component: str, stack: Stack, check: Callable[[Stack], str]) -> Finding:
+def _found(component: str, stack: Stack, check: Callable[[Stack], None], open_it: Callable[[Stack], str]) -> Finding:
     began = time.monotonic()
     try:
-        text = check(stack)
+        check(stack)
+        text = open_it(stack)
     except ZenRayError as exc:
         return Finding(component, False, str(exc))
     except Exception as exc:  # noqa: BLE001 - whatever a foreign component raises is what the check was asked for
@@ -77,45 +61,39 @@ def _found(component: str, stack: Stack, check: Callable[[Stack], str]) -> Findi
     return Finding(component, True, f"{text} ({(time.monotonic() - began) * 1000:.0f} ms)")
 
 
+def _require(stack: Stack, component: str) -> None:
+    name = integrations.for_url(getattr(stack, component))
+    if name is not None:
+        integrations.require(name, for_what=f"{component!r}")
+
+
 def _check_orchestrator(stack: Stack) -> None:
-    if stack.orchestrator not in BUILT_IN and scheme_of(stack.orchestrator) not in ("http", "https"):
+    if stack.orchestrator not in BUILT_IN:
         launcher_factory(stack.orchestrator)
 
 
-def _orchestrator(stack: Stack) -> str:
-    url = stack.orchestrator
-    if url == "inline":
+def _open_orchestrator(stack: Stack) -> str:
+    if stack.orchestrator == "inline":
         return "inline: steps run in the calling process"
-    if url == "local":
+    if stack.orchestrator == "local":
         found = local_cluster.status()
         if found is None:
-            return "local: not running, the next run starts it"
+            return f"local: Ray {version('ray')}, not running, the next run starts it"
         return f"local: Ray {found.info.ray_version} at {found.info.address}, {found.info.num_cpus:g} CPUs"
-    if scheme_of(url) in ("http", "https"):
-        return f"{masked_url(url)}: Ray {_ray_version(url, stack.orchestrator_options)}"
-    launcher_factory(url)
-    return f"{masked_url(url)}: provided by an installed package"
+    return f"{masked_url(stack.orchestrator)}: provided by an installed package"
 
 
-def _ray_version(url: str, options: Any) -> str:
-    """Ask a cluster's dashboard for its version: https://docs.ray.io/en/latest/cluster/running-applications/job-submission/api.html"""
-    request = urllib.request.Request(f"{url.rstrip('/')}/api/version")
-    if options.get("token"):
-        request.add_header("Authorization", f"Bearer {options['token']}")
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-            return str(json.load(answer)["ray_version"])
-    except urllib.error.HTTPError as exc:
-        advice = "set its option 'token'" if exc.code in (401, 403) else "is it the address of Ray's dashboard?"
-        raise ConfigError(f"the Ray cluster at {masked_url(url)!r} answered {exc.code} {exc.reason}: {advice}") from exc
-    except (OSError, ValueError, KeyError) as exc:
-        reason = getattr(exc, "reason", exc)
+def _check_artifact_store(stack: Stack) -> None:
+    _require(stack, "artifact_store")
+    open_store(stack.artifact_store, stack.artifact_store_options)
+    if stack.artifact_store.startswith("memory://") and stack.orchestrator != "inline":
         raise ConfigError(
-            f"no Ray cluster answers at {masked_url(url)!r} ({reason}): check the address and Ray's dashboard"
-        ) from exc
+            f"'artifact_store' {stack.artifact_store!r} lives in one process, and {stack.orchestrator!r} runs steps in "
+            "others: use it with the orchestrator 'inline' only"
+        )
 
 
-def _artifact_store(stack: Stack) -> str:
+def _open_artifact_store(stack: Stack) -> str:
     store = open_store(stack.artifact_store, stack.artifact_store_options)
     name = f"tmp/check-{secrets.token_hex(4)}"
     store.put_named(name, b"probe")
@@ -128,21 +106,41 @@ def _artifact_store(stack: Stack) -> str:
     return f"{store.uri}: wrote, read and deleted an object"
 
 
-def _metadata_store(stack: Stack) -> str:
+def _check_metadata_store(stack: Stack) -> None:
+    _require(stack, "metadata_store")
+    Ledger(stack.metadata_store).database.check_driver()
+
+
+def _open_metadata_store(stack: Stack) -> str:
     with Ledger(stack.metadata_store) as ledger:
         count = sum(p.run_count for p in ledger.pipelines())
         return f"{ledger.database.name}: schema {HEAD}, {count:,} runs"
 
 
-def _experiment_tracker(stack: Stack) -> str:
-    assert stack.experiment_tracker is not None
-    return open_tracker(stack.experiment_tracker).check()
+def _check_experiment_tracker(stack: Stack) -> None:
+    open_tracker(stack.experiment_tracker or {})
 
 
-def _model_deployer(stack: Stack) -> str:
-    assert stack.model_deployer is not None
-    port = stack.model_deployer["port"]
-    with socket.socket() as probe_socket:
-        probe_socket.settimeout(1.0)
-        is_taken = probe_socket.connect_ex(("127.0.0.1", port)) == 0
+def _open_experiment_tracker(stack: Stack) -> str:
+    return open_tracker(stack.experiment_tracker or {}).check()
+
+
+def _check_model_deployer(stack: Stack) -> None:
+    """Accept it: its form was checked when the file was read."""
+
+
+def _open_model_deployer(stack: Stack) -> str:
+    port = (stack.model_deployer or {})["port"]
+    with socket.socket() as probed:
+        probed.settimeout(1.0)
+        is_taken = probed.connect_ex(("127.0.0.1", port)) == 0
     return f"port {port}: {'something answers there' if is_taken else 'free'} on this machine"
+
+
+_CHECKS: dict[str, tuple[Callable[[Stack], None], Callable[[Stack], str]]] = {
+    "orchestrator": (_check_orchestrator, _open_orchestrator),
+    "artifact_store": (_check_artifact_store, _open_artifact_store),
+    "metadata_store": (_check_metadata_store, _open_metadata_store),
+    "experiment_tracker": (_check_experiment_tracker, _open_experiment_tracker),
+    "model_deployer": (_check_model_deployer, _open_model_deployer),
+}

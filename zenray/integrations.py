@@ -35,7 +35,7 @@ PURPOSES = {
     "huggingface": "Hugging Face's transformers and datasets in steps",
     "mlflow": "experiment tracker: an MLflow server",
     "wandb": "experiment tracker: Weights & Biases",
-    "kubernetes": "runs on Kubernetes through KubeRay",
+    "kubernetes": "Kubernetes' client, for steps and components that talk to a cluster",
 }
 _SCHEMES = {
     "s3": "s3", "s3a": "s3",
@@ -44,7 +44,6 @@ _SCHEMES = {
     "postgresql": "postgres", "postgresql+psycopg": "postgres",
     "mysql": "mysql", "mysql+pymysql": "mysql", "mariadb": "mysql", "mariadb+pymysql": "mysql",
     "mlflow": "mlflow", "wandb": "wandb",
-    "kuberay": "kubernetes",
 }  # fmt: skip
 # Distributions that bring the same modules: installing both would overwrite one with the other.
 _STAND_INS = {"xgboost": "xgboost-cpu", "mlflow-skinny": "mlflow", "psycopg-binary": "psycopg-c"}
@@ -123,14 +122,18 @@ def installer() -> list[str]:
 def install_command(names: Iterable[str]) -> list[str]:
     """Return the command that installs integrations."""
     command = installer()
-    target = ["--python", sys.executable] if command[-2:-1] != ["-m"] else []
+    target = [] if _is_pip(command) else ["--python", sys.executable]
     return [*command, "install", *target, *requirements(names)]
+
+
+def _is_pip(command: Sequence[str]) -> bool:
+    return command[0] == sys.executable  # else it is uv, which has to be told whose environment it changes
 
 
 def uninstall_command(distributions: Sequence[str]) -> list[str]:
     """Return the command that removes distributions, without asking."""
     command = installer()
-    if command[-2:-1] == ["-m"]:
+    if _is_pip(command):
         return [*command, "uninstall", "--yes", *distributions]
     return [*command, "uninstall", "--python", sys.executable, *distributions]
 

@@ -86,7 +86,7 @@ class Lookup:
         return result
 
     def claim(self, states: Sequence[StepState]) -> Sorted:
-        """Claim the keys of step runs that are about to start, and sort out those whose result another run makes or made.
+        """Claim the keys of step runs that are about to start; sort out those whose result another run makes or made.
 
         Only then: a claim that is held while nothing runs would keep others waiting for nothing.
         """

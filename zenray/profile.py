@@ -7,7 +7,6 @@ first, then the active profile's, then the two that are built in. Every profile 
 repository remembers both for itself, so that what is chosen there holds there only.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from zenray.settings import (
     active_stack_name,
     check_name,
     find_repository,
+    is_name,
     local_choices,
     read_choices,
     user_home,
@@ -31,6 +31,7 @@ from zenray.settings import (
 from zenray.stack import BUILT_IN, Stack, StackFile, built_in, parse, read, with_components
 
 Change = Callable[[Choices], Choices]
+Check = Callable[[Stack], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Entry:
 def profiles() -> tuple[str, ...]:
     """Return the names of all profiles; ``default`` is always there."""
     folder = _root()
-    found = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
+    found = {p.name for p in folder.iterdir() if p.is_dir() and is_name(p.name)} if folder.is_dir() else set()
     return tuple(sorted(found | {DEFAULT_PROFILE}))
 
 
@@ -83,7 +84,9 @@ def delete_profile(name: str) -> None:
     if name in (active_profile(), read_choices(user_home()).profile):
         raise ConfigError(f"profile {name!r} is the active one; choose another first, with `zenray profile set NAME`")
     try:
-        shutil.rmtree(_root() / name)
+        for path in (_root() / name).glob("*.yaml"):
+            path.unlink()
+        (_root() / name).rmdir()  # only where nothing else lies in it
     except OSError as exc:
         raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
     _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
@@ -97,8 +100,8 @@ def set_profile(name: str, *, is_global: bool = False) -> Path:
 
 def set_stack(name: str, *, profile: str | None = None, is_global: bool = False) -> Path:
     """Make a stack the active one of a profile (default: the active one), where ``set_profile`` would."""
-    find(name, profile=profile)
     owner = profile or active_profile()
+    find(name, profile=owner if is_global else profile)  # a repository's is not there for the user elsewhere
     return _choose(lambda c: replace(c, stacks={**c.stacks, owner: name}), is_global=is_global)
 
 
@@ -128,7 +131,18 @@ def find(name: str, *, profile: str | None = None) -> Entry:
 def load(entry: Entry) -> Stack:
     """Return a stack with its references resolved."""
     profile = entry.profile or active_profile()
-    return built_in(entry.name, profile) if entry.path is None else read(entry.path).resolve(profile)
+    return built_in(entry.name, profile) if entry.path is None else file_of(entry).resolve(profile)
+
+
+def file_of(entry: Entry) -> StackFile:
+    """Read a stack's file."""
+    assert entry.path is not None
+    return read(entry.path, _base(entry.profile, entry.path))
+
+
+def _base(owner: str, path: Path) -> Path | None:
+    """Return where a stack's relative paths start: at the repository; a profile has no such place."""
+    return None if owner else path.absolute().parent.parent
 
 
 def active_stack(name: str | None = None) -> Stack:
@@ -158,27 +172,46 @@ def folder_of(profile: str | None) -> tuple[str, Path]:
     return active_profile(), _root() / check_profile(active_profile())
 
 
-def save(name: str, components: Mapping[str, Json], *, profile: str | None, is_replacing: bool = False) -> StackFile:
-    """Write a new stack's file and return it; ConfigError where the name is taken or something in it is wrong."""
-    return _write(name, with_components("", components, Path(f"{name}.yaml")), profile, is_replacing=is_replacing)
+def save(
+    name: str,
+    components: Mapping[str, Json],
+    *,
+    profile: str | None,
+    is_replacing: bool = False,
+    check: Check = lambda stack: None,
+) -> StackFile:
+    """Write a new stack's file and return it; ConfigError where the name is taken or something in it is wrong.
+
+    ``check`` may refuse the stack before anything is written.
+    """
+    text = with_components("", components, Path(f"{name}.yaml"))
+    return _write(name, text, profile, is_replacing=is_replacing, check=check)
 
 
-def import_file(source: Path, name: str, *, profile: str | None, is_replacing: bool = False) -> StackFile:
+def import_file(
+    source: Path,
+    name: str,
+    *,
+    profile: str | None,
+    is_replacing: bool = False,
+    check: Check = lambda stack: None,
+) -> StackFile:
     """Copy a stack's file in, as it is, under a name; its content is checked first."""
     read(source)
-    return _write(name, source.read_text(encoding="utf-8"), profile, is_replacing=is_replacing)
+    return _write(name, source.read_text(encoding="utf-8"), profile, is_replacing=is_replacing, check=check)
 
 
-def update(entry: Entry, changes: Mapping[str, Json]) -> StackFile:
+def update(entry: Entry, changes: Mapping[str, Json], *, check: Check = lambda stack: None) -> StackFile:
     """Replace some components of a stack's file; what is None goes back to its default."""
     path = _own_path(entry, "changed")
     text = with_components(path.read_text(encoding="utf-8"), changes, path)
-    parse(path, text).resolve(entry.profile)
-    write_private(path, text, mode=path.stat().st_mode & 0o777)
-    return read(path)
+    made = parse(path, text, _base(entry.profile, path))
+    check(made.resolve(entry.profile))
+    write_private(path, text, mode=0o600 if made.literal_secrets() else path.stat().st_mode & 0o777)
+    return made
 
 
-def copy(entry: Entry, name: str, *, profile: str | None) -> StackFile:
+def copy(entry: Entry, name: str, *, profile: str | None, check: Check = lambda stack: None) -> StackFile:
     """Copy a stack under another name, or into another profile."""
     if entry.path is None:
         found = built_in(entry.name)
@@ -187,8 +220,8 @@ def copy(entry: Entry, name: str, *, profile: str | None) -> StackFile:
             "artifact_store": found.artifact_store,
             "metadata_store": found.metadata_store,
         }
-        return save(name, components, profile=profile)
-    return import_file(entry.path, name, profile=profile)
+        return save(name, components, profile=profile, check=check)
+    return import_file(entry.path, name, profile=profile, check=check)
 
 
 def rename(entry: Entry, name: str) -> StackFile:
@@ -206,9 +239,12 @@ def rename(entry: Entry, name: str) -> StackFile:
             choices, stacks={p: name if s == entry.name and p in owners else s for p, s in choices.stacks.items()}
         )
 
-    for folder in _places():
-        _change(folder, renamed)
-    return read(path.with_name(f"{name}.yaml"))
+    if entry.profile:
+        _change(user_home(), renamed)
+    local = local_choices()
+    if local and (not entry.profile or not (_repository_folder() / path.name).exists()):  # else it means that one
+        _change(local[0], renamed)
+    return file_of(replace(entry, name=name, path=path.with_name(f"{name}.yaml")))
 
 
 def delete(entry: Entry) -> None:
@@ -236,23 +272,21 @@ def _own_path(entry: Entry, verb: str) -> Path:
     return entry.path
 
 
-def _write(name: str, text: str, profile: str | None, *, is_replacing: bool) -> StackFile:
+def _write(name: str, text: str, profile: str | None, *, is_replacing: bool, check: Check) -> StackFile:
     owner, folder = folder_of(profile)
+    _check_free(name, folder, is_replacing=is_replacing)
     path = folder / f"{name}.yaml"
-    check_name("stack", name)
-    if not is_replacing:
-        _check_free(name, folder)
-    made = parse(path, text)
-    made.resolve(owner)
+    made = parse(path, text, _base(owner, path))
+    check(made.resolve(owner))
     write_private(path, text, mode=0o600 if owner or made.literal_secrets() else 0o644)
     return made
 
 
-def _check_free(name: str, folder: Path) -> None:
+def _check_free(name: str, folder: Path, *, is_replacing: bool = False) -> None:
     check_name("stack", name)
     if name in BUILT_IN:
         raise ConfigError(f"the name {name!r} is that of a built-in stack; take another")
-    if (folder / f"{name}.yaml").exists():
+    if not is_replacing and (folder / f"{name}.yaml").exists():
         raise ConfigError(
             f"there is a stack {name!r} already ({folder / f'{name}.yaml'}); `zenray stack update {name}` changes it"
         )

@@ -42,9 +42,14 @@ def user_home() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / MARKER
 
 
+def is_name(name: str) -> bool:
+    """Say whether a name of a profile or stack is one that is safe as a file's name."""
+    return _NAME.fullmatch(name) is not None and ".." not in name
+
+
 def check_name(kind: str, name: str) -> str:
     """Return a name that is safe as a file's name; ConfigError says what is allowed."""
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not is_name(name):
         raise ConfigError(
             f"{name!r} is no name for a {kind}: use letters, digits, '_', '-' and single '.' between them, "
             "64 characters at most"

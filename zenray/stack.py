@@ -25,9 +25,11 @@ _WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_
 MAX_BYTES = 1 << 20
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(
-    r"secret|passw|token|credential|api_?key|access_?key|account_?key|connection_string|^key$|sas", re.I
+    r"secret|passw|pwd|token|credential|api_?key|access_?key|account_?key|connection_string|^key$|sas|authorization",
+    re.I,
 )
-_URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>[^/@\s]*)@")
+# A password may hold '/' and '@': the last '@' ends it.
+_URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>\S*)@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,8 @@ class Stack:
     """Named components; options of the artifact store go to its fsspec file system. Nothing secret is in its repr."""
 
     name: str
-    orchestrator: str
-    artifact_store: str
+    orchestrator: str = field(repr=False)
+    artifact_store: str = field(repr=False)
     metadata_store: str = field(repr=False)
     artifact_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     orchestrator_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -57,10 +59,14 @@ def built_in(name: str, profile: str = "") -> Stack:
 
 @dataclass(frozen=True, slots=True)
 class StackFile:
-    """A stack as its file says; ``lines`` are where its components and their options stand."""
+    """A stack as its file says.
+
+    ``root`` is where relative paths start, None where there are none; ``lines`` are where components and options stand.
+    """
 
     path: Path
     components: Mapping[str, Json] = field(repr=False)
+    root: Path | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
     is_shown: bool = False  # only to be looked at: references are not followed
 
@@ -121,30 +127,43 @@ class StackFile:
         else:
             url, options = raw, {}
         if not isinstance(url, str) or not url:
-            raise self.error(f"{name!r} must be a URL, or a mapping with 'url' and options, got {masked(raw)!r}", name)
+            raise self.error(
+                f"{name!r} must be a URL, or a mapping with 'url' and options, got {self._written(name)!r}", name
+            )
         return url, options
 
     def _checked_orchestrator(self, value: str) -> str:
         if value in BUILT_IN or re.match(r"[A-Za-z][\w+.-]*://", value):
             return value
         raise self.error(
-            f"'orchestrator' must be 'local', 'inline' or a URL such as 'http://ray-head:8265', got {value!r}; "
-            f"{suggest(value, BUILT_IN)}",
+            "'orchestrator' must be 'local', 'inline', or the URL of one that an installed package provides, got "
+            f"{self._written('orchestrator')!r}; {suggest(value, BUILT_IN)}",
             "orchestrator",
         )
 
     def _located(self, name: str, value: str) -> str:
-        """Return a URL or an absolute path: a relative one starts at the folder above ``stacks``."""
+        """Return a URL or an absolute path: a relative one starts at the repository, and a profile has none."""
         scheme, colon, rest = value.partition("://")
-        root = self.path.absolute().parent.parent
         if not colon:
             if value.startswith(("/", "~", "./", "../", ".zenray/")) and name == "artifact_store":
-                return str(root / Path(value).expanduser())
+                return self._absolute(name, value)
             example = "'s3://bucket/prefix'" if name == "artifact_store" else "'sqlite:////path/ledger.db'"
-            raise self.error(f"{name!r} must be a URL such as {example}, got {value!r}", name)
+            raise self.error(f"{name!r} must be a URL such as {example}, got {self._written(name)!r}", name)
         if scheme.startswith("sqlite") and rest.startswith("/") and not rest.startswith("//") and rest != "/":
-            return f"{scheme}:///{root / Path(rest[1:]).expanduser()}"
+            return f"{scheme}:///{self._absolute(name, rest[1:])}"
         return value
+
+    def _absolute(self, name: str, value: str) -> str:
+        path = Path(value).expanduser()
+        if path.is_absolute():
+            return str(path)
+        if self.root is None:
+            raise self.error(f"{name!r} must be absolute in a profile, got {self._written(name)!r}", name)
+        return str(self.root / path)
+
+    def _written(self, name: str) -> Json:
+        """Return a component for a message, as it stands in the file."""
+        return masked(self.components.get(name), name)
 
     def _tracker(self) -> Mapping[str, Any] | None:
         raw = self._resolved("experiment_tracker", self.components.get("experiment_tracker"))
@@ -206,12 +225,12 @@ class StackFile:
         return quote(value, safe="") if text[found.end() :].startswith("@") else value
 
 
-def read(path: Path) -> StackFile:
+def read(path: Path, root: Path | None = None) -> StackFile:
     """Read a stack's file; ConfigError with file and line for what is no YAML, an unknown component or a wrong form."""
-    return parse(path, _text_of(path))
+    return parse(path, _text_of(path), root)
 
 
-def parse(path: Path, text: str) -> StackFile:
+def parse(path: Path, text: str, root: Path | None = None) -> StackFile:
     """Read the text of a stack's file; see ``read``."""
     import yaml  # only a stack from a file needs it
 
@@ -230,7 +249,7 @@ def parse(path: Path, text: str) -> StackFile:
         raw = {}
     elif not isinstance(raw, dict):
         raise ConfigError(f"{path}: a stack is a mapping with {', '.join(COMPONENTS)}")
-    found = StackFile(path, raw, dict(_lines(node, "", path)) if raw else {})
+    found = StackFile(path, raw, root, dict(_lines(node, "", path)) if raw else {})
     for key, value in raw.items():
         if key not in COMPONENTS:
             raise found.error(f"unknown component {key!r}; {suggest(str(key), COMPONENTS)}", str(key))
@@ -307,7 +326,7 @@ def masked_url(text: str) -> str:
         is_reference = _REFERENCE.fullmatch(found["password"])
         return found[0] if is_reference or not found["password"] else f"{found['head']}:***@"
 
-    text = _URL_LOGIN.sub(hide, text)
+    text = re.sub(r"(https?://)(?!\$\{)[^/@\s:]+@", r"\1***@", _URL_LOGIN.sub(hide, text))
     return re.sub(r"([?&;][^=&;]*(?:passw|secret|token|key|sig)[^=&;]*=)(?!\$\{)[^&;#\s]+", r"\1***", text, flags=re.I)
 
 

@@ -45,13 +45,15 @@ class Books:
 
     def store_at(self, uri: str) -> "Store":
         """Return a store by its URI: this stack's, or another, with the options of a stack that names it."""
-        from zenray.store import open_store
+        from zenray.store import address_of, open_store
 
         if uri == self.store.uri:
             return self.store
         if uri not in self._others:
-            stack = next((s for s in usable_stacks() if s.artifact_store.rstrip("/") == uri), None)
-            self._others[uri] = open_store(uri, stack.artifact_store_options if stack else {})
+            stack = next((s for s in usable_stacks() if address_of(s.artifact_store) == uri), None)
+            self._others[uri] = (
+                open_store(stack.artifact_store, stack.artifact_store_options) if stack else open_store(uri)
+            )
         return self._others[uri]
 
     def artifacts(self, digests: Sequence[str]) -> dict[str, "ArtifactRecord"]:

@@ -76,7 +76,6 @@ def test_every_scheme_leads_to_an_integration_that_there_is() -> None:
         ("postgresql://db/x", "postgres"),
         ("postgresql+asyncpg://db/x", None),
         ("mysql+pymysql://db/x", "mysql"),
-        ("kuberay://team", "kubernetes"),
         ("memory://x", None),
         ("/data/store", None),
         ("local", None),

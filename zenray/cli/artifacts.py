@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
@@ -265,7 +266,8 @@ def copy(
 ) -> None:
     """Copy artifacts to another stack's store, checking every digest; what is there already is skipped.
 
-    Cache entries for them are copied too, so that the other stack does not compute them again.
+    Cache entries for them are copied too, so that the other stack does not compute them again. A copy that no run and
+    no cache entry of the other stack names is kept until its `zenray artifact gc`.
     """
     from dataclasses import replace
 
@@ -277,7 +279,7 @@ def copy(
     if sum((bool(digests), run is not None, is_all)) != 1:
         raise typer.BadParameter("say which artifacts: their digests, --run RUN, or --all")
     source, target = _books(stack), Books(active_stack(to))
-    if source.store.uri == target.store.uri:
+    if _place(source) == _place(target):
         raise typer.BadParameter(f"stacks {source.stack.name!r} and {to!r} share the store {source.store.uri}")
     note(f"from {describe(source.stack)} to {describe(target.stack)}")
     records = _chosen(source, digests, run)
@@ -286,12 +288,18 @@ def copy(
         size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
     entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
     target.ledger.add_copies(
-        [replace(r, store=target.store.uri) for r in records], [replace(e, store=target.store.uri) for e in entries]
+        [replace(r, store=target.store.uri, created_at=time.time()) for r in records],
+        [replace(e, store=target.store.uri) for e in entries],
     )
     typer.echo(
         f"{len(records):,} artifacts are in {target.store.uri}: {size_text(size_bytes)} copied, "
         f"{len(entries):,} cache entries"
     )
+
+
+def _place(books: "Books") -> tuple[str, Any]:
+    """Return what tells a store from others: one address can be that of different servers."""
+    return books.store.uri, books.stack.artifact_store_options.get("endpoint_url")
 
 
 def _chosen(books: "Books", digests: list[str] | None, run: str | None) -> "list[ArtifactRecord]":

@@ -49,12 +49,12 @@ def register(
 
     What is left out is as in the built-in stack `local`. Secrets stay out of the file as ${env:NAME} or ${file:/path}.
     """
+    from zenray import checks
     from zenray import profile as stacks
 
     given = _given(orchestrator, artifact_store, metadata_store, model_deployer, experiment_tracker)
     components = _with_options({k: v for k, v in given.items() if v is not None}, option)
-    _checked_before(name, components, profile)
-    made = stacks.save(name, components, profile=profile, is_replacing=force)
+    made = stacks.save(name, components, profile=profile, is_replacing=force, check=checks.validate)
     _say_made("registered", made)
     if is_active:
         _set(name, profile=profile, is_global=False)
@@ -86,13 +86,15 @@ def list_(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
 def _summary(entry: "Entry") -> tuple[str, str, str]:
     """Return the three main components, without secrets; of a broken file what is wrong with it."""
     from zenray.errors import ConfigError
-    from zenray.stack import built_in, read
+    from zenray.profile import file_of
+    from zenray.stack import built_in
 
     try:
-        shown = {} if entry.path is None else read(entry.path).masked()
-        default = built_in(entry.name if entry.path is None else "local")
-        if entry.path is not None:
-            read(entry.path).check()
+        found = None if entry.path is None else file_of(entry)
+        shown = {} if found is None else found.masked()
+        default = built_in(entry.name if found is None else "local")
+        if found is not None:
+            found.check()
     except ConfigError as exc:
         return "broken", str(exc), ""
     urls = [shown.get(c, getattr(default, c)) for c in ("orchestrator", "artifact_store", "metadata_store")]
@@ -105,13 +107,13 @@ def describe(name: OptionalName = None, profile: ProfileOption = None, as_json: 
     """Show a stack's components with their options; secrets are masked."""
     from zenray import profile as stacks
     from zenray.settings import active_stack_name
-    from zenray.stack import COMPONENTS, built_in, read
+    from zenray.stack import COMPONENTS, built_in
 
     entry = stacks.find(name or active_stack_name(profile), profile=profile)
     default = built_in(entry.name if entry.path is None else "local")
     shown: dict[str, Any] = {c: getattr(default, c) for c in COMPONENTS}
     if entry.path is not None:
-        found = read(entry.path)
+        found = stacks.file_of(entry)
         found.check()
         shown |= found.masked()
     is_active = entry.name == active_stack_name(profile)
@@ -174,12 +176,12 @@ def update(
     profile: ProfileOption = None,
 ) -> None:
     """Change components of a stack; the rest of its file, comments too, stays as it is."""
+    from zenray import checks
     from zenray import profile as stacks
-    from zenray.stack import read
 
     entry = stacks.find(name, profile=profile)
     given = _given(orchestrator, artifact_store, metadata_store, model_deployer, experiment_tracker)
-    before = dict(read(entry.path).components) if entry.path else {}
+    before = dict(stacks.file_of(entry).components) if entry.path else {}
     changes: dict[str, Any] = {}
     for component, value in given.items():
         if value is None:
@@ -190,8 +192,7 @@ def update(
     changes = _with_options(changes, option, before)
     if not changes:
         raise typer.BadParameter("nothing to change: give a component, such as --artifact-store, or an option")
-    _checked_before(name, {k: v for k, v in {**before, **changes}.items() if v is not None}, profile)
-    _say_made("updated", stacks.update(entry, changes))
+    _say_made("updated", stacks.update(entry, changes, check=checks.validate))
 
 
 @app.command()
@@ -202,9 +203,11 @@ def copy(
     target_profile: Annotated[str | None, typer.Option("--to", help="The profile to copy it to.")] = None,
 ) -> None:
     """Copy a stack under another name, or from one profile to another."""
+    from zenray import checks
     from zenray import profile as stacks
 
-    _say_made("copied", stacks.copy(stacks.find(source, profile=source_profile), target, profile=target_profile))
+    entry = stacks.find(source, profile=source_profile)
+    _say_made("copied", stacks.copy(entry, target, profile=target_profile, check=checks.validate))
 
 
 @app.command()
@@ -264,9 +267,11 @@ def import_(
     force: ForceOption = False,
 ) -> None:
     """Check a stack's file and copy it in."""
+    from zenray import checks
     from zenray import profile as stacks
 
-    _say_made("imported", stacks.import_file(file, name or file.stem, profile=profile, is_replacing=force))
+    made = stacks.import_file(file, name or file.stem, profile=profile, is_replacing=force, check=checks.validate)
+    _say_made("imported", made)
 
 
 @app.command()
@@ -278,7 +283,6 @@ def check(name: OptionalName = None, profile: ProfileOption = None, as_json: Jso
 
     stack = stacks.load(stacks.find(name or active_stack_name(profile), profile=profile))
     say_stack(stack)
-    checks.validate(stack)
     findings = []
     for found in checks.probe(stack):
         findings.append(found)
@@ -344,18 +348,6 @@ def _value(raw: str) -> Any:
     except ValueError:
         return raw
     return raw if isinstance(found, str) or found is None else found
-
-
-def _checked_before(name: str, components: dict[str, Any], profile: str | None) -> None:
-    """Refuse components that can never work, before anything is written."""
-    from zenray import checks
-    from zenray import profile as stacks
-    from zenray.settings import check_name
-    from zenray.stack import parse, with_components
-
-    owner, folder = stacks.folder_of(profile)
-    path = folder / f"{check_name('stack', name)}.yaml"
-    checks.validate(parse(path, with_components("", components, path)).resolve(owner))
 
 
 def _say_made(verb: str, made: "StackFile") -> None:

@@ -336,7 +336,8 @@ class Ledger:
         """Return the cache entries of a store whose outputs are all among the given artifacts."""
         found = self.database.read(select(cache_entries).where(cache_entries.c.store == store))
         entries = (CacheEntry(r.key, r.store, r.run_id, r.name, _outputs(r.outputs), r.created_at) for r in found)
-        return tuple(e for e in entries if {d for _, d in e.outputs} <= set(digests))
+        known = set(digests)
+        return tuple(e for e in entries if known.issuperset(d for _, d in e.outputs))
 
     def add_copies(self, records: Sequence[ArtifactRecord], entries: Sequence[CacheEntry]) -> None:
         """Record artifacts that were copied from another store, and cache entries for them; what is there stays."""

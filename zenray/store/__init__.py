@@ -110,6 +110,17 @@ def log_name(run_id: str, step_name: str, attempt: int) -> str:
     return f"logs/{run_id}/{step_name}.{attempt}.log"
 
 
+def address_of(uri: str) -> str:
+    """Return a store's URL as ``Store.uri`` has it: without credentials and without a slash at its end."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return str(Path(uri).expanduser().absolute())
+    if scheme == "file":
+        return str(Path(rest).absolute())
+    place, slash, path = rest.partition("/")
+    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}".rstrip("/")
+
+
 def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
     """Open a store by its URL; a plain path is a local folder, which is made where it does not exist.
 

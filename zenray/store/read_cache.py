@@ -9,7 +9,6 @@ name is its content, so that one cache serves all stores. It says nothing about 
 import errno
 import fcntl
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +19,11 @@ from blake3 import blake3
 
 from zenray.errors import ConfigError, CorruptedObjectError
 from zenray.settings import home
+from zenray.units import size_bytes
 
 DEFAULT_LIMIT_BYTES = 10 << 30
 _ABANDONED_S = 86_400.0
 _CHUNK_BYTES = 4 << 20
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 
 
 class ReadCache:
@@ -224,9 +223,7 @@ def _digest(file: IO[bytes]) -> str:
 def _limit(text: str | None) -> int:
     if not text:
         return DEFAULT_LIMIT_BYTES
-    found = _SIZE.fullmatch(text.strip())
+    found = size_bytes(text)
     if found is None:
         raise ConfigError(f"ZENRAY_CACHE_SIZE must be a size such as '20GiB', or 0 for no cache, got {text!r}")
-    unit = 1000 if (found[3] or "iB") in ("B", "b") and found[2] else 1024
-    power = " KMGT".index(found[2].upper() or " ")
-    return int(float(found[1]) * unit**power)
+    return found
