@@ -15,7 +15,7 @@ from zenray.model import Json, Slot
 from zenray.step import Step
 
 MAX_FILES = 1000  # of a folder, of which explain can say what changed
-RECIPE = 2  # of the key itself: raised when the same inputs must no longer give the same key
+RECIPE = 3  # of the key itself: raised when the same inputs must no longer give the same key
 
 
 @dataclass(frozen=True, slots=True)

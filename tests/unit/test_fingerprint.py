@@ -246,6 +246,21 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "item of a large list": ("X = [0] * 5000\ndef f(): return X", "[0] * 5000", "[0] * 4999 + [False]"),
     "key of a large dict": ("X = {n: 0 for n in range(5000)}\ndef f(): return X", "n: 0", "n + 1: 0"),
     "time zone": ("import datetime\nX = datetime.timedelta(1)\ndef f(): return X", "timedelta(1)", "timedelta(2)"),
+    "global that code binds": (
+        "A = None\nB = None\ndef g():\n global A, B\n A = 1\n B = 2\ndef f():\n g()\n return A", "return A", "return B"),
+    "global that code counts in": (
+        "A = 0\nB = 0\ndef g():\n global A\n A += 1\ndef f():\n g()\n return A", "return A", "return B"),
+    "global function that code binds": (
+        "def a(): return 1\nG = a\nH = a\ndef g():\n global G\n G = int\ndef f():\n g()\n return G()", "return G", "return H"),
+    "global that code binds by name": (
+        "A = None\nB = None\ndef g(): globals()['A'] = 1\ndef f():\n g()\n return A", "return A", "return B"),
+    "bits of a flag without names": ("import enum\nclass E(enum.IntFlag): A = 1\nX = E(64)\ndef f(): return int(X)", "E(64)", "E(128)"),
+    "private slot": (
+        "class C:\n __slots__ = ('__x',)\n def __init__(s, x): s.__x = x\n def g(s): return s.__x\nX = C(1)\ndef f(): return X.g()",
+        "C(1)", "C(2)"),
+    "state that __getstate__ leaves out": (
+        "import collections\nclass C(collections.UserDict):\n def __getstate__(s): return {'data': s.data}\n"
+        "X = C()\nX.n = 1\ndef f(): return X.n", "X.n = 1", "X.n = 2"),
 }  # fmt: skip
 
 
@@ -305,6 +320,9 @@ MODULE_CHANGES: dict[str, tuple[str, dict[str, str], tuple[str, str, str]]] = {
         "from p.a import f", {"p__init": "", "p__in__a": "def f():\n from . import b\n from .c import g\n return b.X, g()", "p__in__b": "X = 3", "p__in__c": "def g(): return 1"},
         ("p__in__c", "1", "2")),
     "type of a cause": ("import a\ndef f():\n try: raise a.E\n except a.E as e: return str(e)", {"a": "class E(Exception):\n def __str__(s): return '1'"}, ("a", "1", "2")),
+    "global of a module that code binds": (
+        "import a\nfrom b import g\ndef f():\n a.A = 1\n return g()", {"a": "A = None\nB = None", "b": "import a\ndef g(): return a.A"}, ("b", "a.A", "a.B")),
+    "class moved to another module": ("from a import C\ndef f(): return C()", {"a": "from b import C", "b": "class C: pass", "c": "class C: pass"}, ("a", "from b", "from c")),
 }  # fmt: skip
 
 
@@ -350,6 +368,7 @@ NEUTRAL: dict[str, tuple[str, str, str]] = {
     "set written in another order": ("X = {'a', 'b', 'c'}\ndef f(): return X", "'a', 'b', 'c'", "'c', 'b', 'a'"),
     "call of a cached helper": ("import functools\n@functools.lru_cache\ndef g(): return 1\ndef f(): return g()", "def f", "X = g()\ndef f"),
     "lock": ("import threading\nL = threading.Lock()\ndef f(): return L", "def f", "X = L.acquire()\ndef f"),
+    "slot without a value": ("class C: __slots__ = ('a',)\nX = C()\ndef f(): return X", "def f", "Y = C()\ndef f"),
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ _SILENT = frozenset({"NOP", "EXTENDED_ARG", "CACHE", "RESUME"})
 _JUMPS = frozenset(dis.hasjrel) | frozenset(dis.hasjabs)
 _GLOBALS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _GLOBAL_WRITES = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_WRITES = _GLOBAL_WRITES | {"STORE_ATTR", "DELETE_ATTR"}
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 # The rest of CodeType.co_flags tells how the code was nested and which __future__ imports its file had.
 _FLAGS = 0x04 | 0x08 | 0x20 | 0x80 | 0x100 | 0x200
@@ -78,6 +79,7 @@ class CodeForm:
     references: list[Reference] = field(default_factory=list)
     imports: list[Import] = field(default_factory=list)
     mentions: frozenset[str] = frozenset()
+    stores: set[str] = field(default_factory=set)  # the globals and attributes that it binds
 
 
 def normal_form(code: CodeType) -> CodeForm:
@@ -153,6 +155,8 @@ class _Normalizer:
             return b"", position + 2
         if name in _GLOBALS:
             return self._global(position)
+        if name in _WRITES:
+            self.form.stores.add(step.argval)
         if name in _GLOBAL_WRITES:
             self.form.references.append(Reference(step.argval))
         elif name == "IMPORT_NAME":

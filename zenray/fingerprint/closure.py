@@ -39,7 +39,7 @@ from zenray.fingerprint.values import Values, is_zenray, library_module
 from zenray.hashing import digest_bytes, digest_value, encode, framed
 
 # Changes when the meaning of a digest changes, so that older cache entries are not found any more.
-RECIPE = "zenray-code-1"
+RECIPE = "zenray-code-2"
 
 _READS_NAMES = frozenset({"__name__", "__qualname__", "co_name", "co_qualname", "f_code", "getmembers", "__code__"})
 _READS_TEXT = frozenset({"__doc__", "getdoc", "getsource", "getsourcelines", "model_json_schema", "json_schema"})
@@ -319,7 +319,8 @@ class Closure:
             self.note_distribution(cls.__module__)
             return
         self._classes.append(cls)
-        form.text("class", cls.__qualname__)
+        # With its module: an instance that was stored is loaded from there.
+        form.text("class", display_name(cls.__module__), cls.__qualname__)
         bases: tuple[type, ...] = (type(cls), *cls.__bases__)
         for base in bases:
             self.link(base, form, base.__qualname__)
@@ -411,6 +412,7 @@ class Closure:
         """Write names, docstrings and annotations of functions, where some code asks for them."""
         form = Form()
         mentions = self._names.mentions
+        form.text("rebound", *self._names.rebound())
         if mentions & _READS_NAMES:
             form.text("names", *(function.__qualname__ for function in self._functions))
         if mentions & _READS_TEXT:

@@ -30,6 +30,10 @@ _EXECUTES = (builtins.exec, builtins.compile, runpy.run_path, runpy.run_module)
 # These look up names of the module that calls them.
 _SEES_MODULE = (builtins.globals, builtins.eval, builtins.vars, builtins.dir)
 _IMPORTS = (importlib.import_module, builtins.__import__)
+# With these, code may bind a global by a name that stands in no instruction.
+_BINDS_BY_NAME = frozenset(
+    {"setattr", "delattr", "globals", "vars", "__dict__", "__setattr__", "__delattr__", "setitem", "patch"}
+)
 _BUILTIN_DATA = frozenset({"None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"})
 # Through these, code sees what called it, or the text it was written as.
 _LOOKS_AROUND = frozenset({"f_back", "f_locals", "f_globals", "__globals__", "getsource", "getsourcelines"})
@@ -100,6 +104,8 @@ class Names:
 
     def __init__(self, walk: Walk, values: Values, forms: CodeForms, sources: Sources) -> None:
         self.mentions: set[str] = set()  # every name and attribute that any code met so far looks up
+        self._stores: set[str] = set()  # every global and attribute that any code met so far binds
+        self._looked_up: list[str] = []  # the globals that code looks up, in the order in which they are met
         self.is_lasting = True  # false inside of what depends on which modules happen to be loaded already
         self._walk = walk
         self._values = values
@@ -119,8 +125,18 @@ class Names:
             for statement in normal.imports:
                 self._import(statement, namespace, form)
 
+    def rebound(self) -> list[str]:
+        """Return the globals that code looks up and that some code binds again, each with its place among all.
+
+        Of any other global only the value can be observed, not what it is called.
+        """
+        is_open = bool(self.mentions & _BINDS_BY_NAME)
+        looked_up = ((name, name.rpartition(".")[2]) for name in self._looked_up)
+        return [f"{i} {name}" for i, (name, last) in enumerate(looked_up) if is_open or last in self._stores]
+
     def _note_mentions(self, normal: CodeForm, module_name: str) -> None:
         self.mentions |= normal.mentions
+        self._stores |= normal.stores
         for name in sorted(normal.mentions & _LOOKS_AROUND):
             self._walk.problem(f"code in {module_name} looks at the code or the variables of its callers ({name})")
 
@@ -166,6 +182,7 @@ class Names:
             value = vars(value)[attribute]
         if value is _ABSENT:
             return
+        self._looked_up.append(name)
         form.text(*attributes)
         self._indirect(value, reference, namespace, form)
         self.write_target(value, form, name, is_called=reference.is_called and not attributes)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, Flag
 from fractions import Fraction
 from pathlib import PosixPath, PurePath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Protocol
@@ -181,6 +181,8 @@ class Values:
             form.text("logger", display_name(value.name))  # a script's own has another name in a worker
         elif issubclass(kind, Enum):
             form.text("member", str(value.name))
+            if issubclass(kind, Flag):
+                form.raw(encode(int(value.value)))  # bits without a name have none to tell them apart
             self._walk.link(kind, form, name)
         elif kind is types.CodeType:
             form.text("code", normal_form(value).digest)
@@ -229,6 +231,8 @@ class Values:
             self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
             return
         self._reduced(value, form, name)
+        if self._walk.is_first_party(kind):
+            self._own_state(value, form, name)  # a __getstate__ of the project may leave something out
 
     def _own_state(self, value: Any, form: Form, name: str) -> None:
         for base, content in _CONTENT.items():
@@ -238,9 +242,10 @@ class Values:
             self.write(value.args, form, name)
         state = dict(vars(value)) if hasattr(value, "__dict__") else {}
         for base in type(value).__mro__:
-            slots = base.__dict__.get("__slots__", ())
-            for slot in (slots,) if isinstance(slots, str) else slots:
-                state.setdefault(slot, getattr(value, slot, _UNNAMED))
+            # Not by __slots__: the names there are not mangled, and getattr may run code of the project.
+            for slot, member in vars(base).items():
+                if type(member) is types.MemberDescriptorType and member.__objclass__ is base:
+                    state.setdefault(slot, _of_slot(member, value))
         items = [(key, part) for key, part in state.items() if part is not _UNNAMED and key not in _SKIPPED_STATE]
         form.text("state", str(len(items)))
         for key, part in items:
@@ -284,6 +289,13 @@ class Values:
         for module_name in holders[:1]:
             self._walk.note_distribution(module_name)
         self._walk.link(kind, form, name)
+
+
+def _of_slot(member: types.MemberDescriptorType, value: Any) -> Any:
+    try:
+        return member.__get__(value)
+    except AttributeError:
+        return _UNNAMED
 
 
 def _is_flat(value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
