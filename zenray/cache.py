@@ -4,12 +4,13 @@ Runs in: driver.
 """
 
 import platform
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zenray.files import File, Folder
-from zenray.fingerprint import Fingerprint
+from zenray.fingerprint import Fingerprint, release_of
 from zenray.hashing import digest_value, encode, framed
 from zenray.model import Json, Slot
 from zenray.step import Step
@@ -34,6 +35,7 @@ def key_of(
     code: Fingerprint,
     materializers: Mapping[str, Json],
     heritage: Iterable[str] = (),
+    libraries: Mapping[str, Json] | None = None,
 ) -> CacheKey:
     """Return the key of one step run.
 
@@ -44,6 +46,7 @@ def key_of(
         code: the fingerprint of its code.
         materializers: the registrations beyond the built-in ones that can matter for it, with digests of their code.
         heritage: digests of the code that made those inputs which may hold instances of the user's classes.
+        libraries: the distributions whose objects it takes, by name.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
     parts: dict[str, Json] = {
@@ -56,11 +59,23 @@ def key_of(
         "salt": step.settings.salt,
         "classes": sorted(heritage),
     }
+    if libraries:
+        parts["libraries"] = dict(libraries)
     if code.problems:
         return CacheKey("", parts, "its code cannot be followed: " + "; ".join(code.problems))
     key = digest_value(["step", parts])
     files = {name: _files_of(value) for name, value in counted.items() if type(value) is Folder}
     return CacheKey(key, parts | ({"files": files} if files else {}))  # for explain: the key has the folder's digest
+
+
+def libraries(type_names: Iterable[str]) -> dict[str, Json]:
+    """Return the distributions that classes come from, with their versions.
+
+    A step that only calls methods of a data frame names nothing of the frame's library.
+    """
+    tops = sorted({name.rpartition(".")[0] for name in type_names})
+    releases = (release_of(top) for top in tops if top.partition(".")[0] not in sys.stdlib_module_names)
+    return {found[0]: list(found[1:]) for found in releases if found is not None}
 
 
 def _files_of(folder: Folder) -> dict[str, str]:
@@ -94,7 +109,8 @@ def differences(
     found: list[str] = []
     if now.get("code") != before.get("code"):
         found += code_differences(code_now, code_before) or ["code changed"]
-    for group, word in (("arguments", "argument"), ("environment", "environment")):
+    groups = (("arguments", "argument"), ("environment", "environment"), ("libraries", "distribution"))
+    for group, word in groups:
         old, new = before.get(group) or {}, now.get(group) or {}
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
@@ -128,7 +144,8 @@ def _changed_files(now: Mapping[str, Json], before: Mapping[str, Json], argument
 
 def _named(word: str, name: str, value: Json) -> str:
     """Name a part of a key: an argument, the platform, or a materializer with the type that it serves."""
-    return f"materializer {value[0]!r} of {name!r}" if isinstance(value, list) else f"{word} {name!r}"
+    is_materializer = word == "environment" and isinstance(value, list)
+    return f"materializer {value[0]!r} of {name!r}" if is_materializer else f"{word} {name!r}"
 
 
 def doubt(in_worker: Sequence[Mapping[str, Json]], code: Fingerprint) -> str:

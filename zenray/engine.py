@@ -326,7 +326,8 @@ class Coordinator:
         materializers = self._materializers.relevant(code, zip(inputs, taken_with, strict=True))
         state.materializers = frozenset(materializers)
         digests = [m.digest for m in inputs]
-        return cache.key_of(state.step, state.arguments, digests, code, materializers, taken)
+        libraries = cache.libraries(m.type_name for m in inputs)
+        return cache.key_of(state.step, state.arguments, digests, code, materializers, taken, libraries)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
         """Return the fingerprint of a step's code, computed once a run."""

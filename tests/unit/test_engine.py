@@ -27,7 +27,7 @@ import pytest
 import zenray_materializers
 
 import zenray
-from zenray import File, Folder, Materializer, artifacts, pipeline, step
+from zenray import File, Folder, Materializer, artifacts, cache, pipeline, step
 from zenray.cli.explanation import Explainer
 from zenray.errors import (
     CorruptedObjectError,
@@ -39,6 +39,7 @@ from zenray.errors import (
     StoreError,
     UnfinishedArtifactError,
 )
+from zenray.fingerprint import fingerprint
 from zenray.materializer import registry
 from zenray.metadata.records import RunRecord
 from zenray.model import Status
@@ -891,6 +892,7 @@ def helper(n):
 CALLS_MODULE = """
 import pickle
 from zenray import Materializer
+from zenray.fingerprint import fingerprint
 from zenray.materializer import registry
 
 @registry.register
@@ -1293,3 +1295,16 @@ def test_a_step_that_is_not_cached_neither_takes_nor_gives_a_result() -> None:
 
     never()
     assert statuses(now_cached()) == {"sample": "succeeded"}
+
+
+def test_the_version_of_the_library_of_an_input_is_in_the_key() -> None:
+    @step
+    def total(frame) -> int:  # type: ignore[no-untyped-def]
+        return int(frame["a"].sum())
+
+    found = cache.libraries(["pandas.DataFrame", "pandas.core.frame.DataFrame", "builtins.int", "pathlib.Path"])
+    assert found == {"pandas": [pd.__version__, ""]}
+    code = fingerprint(total.function)
+    keys = [cache.key_of(total, {}, [], code, {}, libraries=libraries) for libraries in (found, {"pandas": ["0", ""]})]
+    assert keys[0].key != keys[1].key
+    assert cache.differences(keys[1].parts, keys[0].parts, [], []) == ["distribution 'pandas' changed"]

@@ -642,3 +642,36 @@ def test_a_library_imported_inside_of_a_helper_counts_the_same_before_and_after_
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.split("\n")[0] == "True () ()", done.stdout + done.stderr
+
+
+RELEASES = {
+    "class that the step gets": "import fp_lib\ndef f(x: 'list[fp_lib.C]'): return x[0].g()",
+    "module imported for its effect": "import fp_lib\ndef f(): return 1",
+    "version that is asked for": "import importlib.metadata as m\ndef f(): return m.version('fp-lib')",
+    "version that is asked for by a computed name": "import importlib.metadata as m\ndef f(x): return m.version('fp-' + x)",
+    "version that is asked for by an import in the body": "def f(x):\n from importlib.metadata import version\n return version(x)",
+}
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_another_version_of_a_library_changes_the_digest(tmp_path: Path, name: str) -> None:
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "fp_lib.py").write_text("class C:\n def g(self): return 1")
+    (tmp_path / "main.py").write_text(RELEASES[name])
+
+    def digest(version: str) -> str:
+        metadata = packages / f"fp_lib-{version}.dist-info"
+        metadata.mkdir()
+        (metadata / "RECORD").write_text("fp_lib.py,,\n")
+        program = (
+            f"import sys; sys.path.append({str(packages)!r})\nimport main; from zenray.fingerprint import fingerprint\n"
+            "found = fingerprint(main.f); assert not found.problems, found.problems; print(found.digest)"
+        )
+        found = _run(program, tmp_path)
+        (metadata / "RECORD").unlink()
+        metadata.rmdir()
+        return found
+
+    first = digest("1.0")
+    assert digest("1.0") == first != digest("1.1")

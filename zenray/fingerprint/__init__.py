@@ -11,11 +11,11 @@ from typing import Any
 
 from zenray.fingerprint.closure import Closure
 from zenray.fingerprint.names import CodeForms
-from zenray.fingerprint.origin import distribution_of
+from zenray.fingerprint.origin import distribution_of, release_of
 from zenray.fingerprint.parts import CodePart, Fingerprint
 from zenray.fingerprint.sources import Sources
 
-__all__ = ["CodePart", "Fingerprint", "Fingerprinter", "distribution_of", "fingerprint"]
+__all__ = ["CodePart", "Fingerprint", "Fingerprinter", "distribution_of", "fingerprint", "release_of"]
 
 
 class Fingerprinter:

@@ -24,11 +24,13 @@ from zenray.fingerprint import classes
 from zenray.fingerprint.names import CodeForms, Names, UnloadedModule, absolute_name
 from zenray.fingerprint.origin import (
     Origin,
+    all_releases,
     class_module,
     display_name,
     distribution_state,
     locate,
     module_file,
+    normalised,
     origin,
     origin_of_module,
     project_root,
@@ -79,6 +81,7 @@ class Closure:
         self._parts: dict[tuple[str, str, str], CodePart] = {}
         self._problems: dict[str, None] = {}
         self._libraries: dict[str, None] = {}
+        self._asked_releases: dict[str | None, None] = {}
         self._functions: list[types.FunctionType] = []
         self._classes: list[type] = []
         self._passed_to_library: set[int] = set()
@@ -150,6 +153,10 @@ class Closure:
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
         self._libraries.setdefault(module_name)
+
+    def note_release(self, name: str | None) -> None:
+        """Note that code asks for the version of a distribution, by its name or by one that is computed."""
+        self._asked_releases.setdefault(name)
 
     def note_data(self, name: str, form: Form) -> None:
         """Note a value that a name stands for."""
@@ -376,6 +383,8 @@ class Closure:
         if source is None:
             return
         namespace = vars(module)
+        for used_for_nothing in filter(self._is_installed, source.effect_imports):
+            self.note_distribution(used_for_nothing)
         code = source.import_time_statements(namespace)
         if code is not None:
             form = Form()
@@ -403,6 +412,10 @@ class Closure:
     def _queue_annotated(self) -> bool:
         """Visit classes of the project that annotations name: their instances may arrive as arguments."""
         found = {cls: None for function in self._functions for cls in classes.annotated_classes(function)}
+        if type(self._target) is types.FunctionType:
+            for cls in classes.annotated_classes(self._target):
+                if not self.is_first_party(cls):
+                    self.note_distribution(cls.__module__)  # it calls methods of what it gets, and names nothing else
         new = [cls for cls in found if id(cls) not in self._numbers and self.is_first_party(cls)]
         for cls in classes.by_name(new):
             self.link(cls, Form(), cls.__qualname__)
@@ -430,7 +443,20 @@ class Closure:
                 state = distribution_state(module_name) or (module_name.partition(".")[0], _content(module_name), "")
                 states.add(state)
                 self._add("distribution", state[0], digest_value(state[1:]))
+        for distribution, version in self._releases():
+            states.add((distribution, version, "asked"))
+            self._add("distribution", distribution, digest_value((version, "asked")))
         self._stream.update(framed(b"distributions", encode(sorted(states))))
+
+    def _releases(self) -> list[tuple[str, str]]:
+        """Return the versions that code asks for; all there are, where it does so by a name that is computed."""
+        if not self._asked_releases:
+            return []
+        known = all_releases()
+        if None in self._asked_releases:
+            return sorted(known.items())
+        asked_for = sorted(normalised(name) for name in self._asked_releases if name is not None)
+        return [(name, known.get(name, "")) for name in asked_for]
 
     def _is_installed(self, module_name: str) -> bool:
         module = sys.modules.get(module_name)

@@ -43,6 +43,11 @@ _FINDS = frozenset(
     | {("importlib._bootstrap", "module_from_spec"), ("importlib._bootstrap_external", "spec_from_file_location")}
     | {("_frozen_importlib", "module_from_spec"), ("_frozen_importlib_external", "spec_from_file_location")}
 )
+# These tell the version of a distribution, or what it has; of importlib.metadata.
+_METADATA = frozenset({"version", "metadata", "distribution", "distributions", "entry_points", "requires", "files"}) | {
+    "packages_distributions",
+    "Distribution",
+}
 _ABSENT = object()
 
 
@@ -79,6 +84,9 @@ class Walk(Protocol):
 
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
+
+    def note_release(self, name: str | None) -> None:
+        """Note that code asks for the version of a distribution, by its name or by one that is computed."""
 
     def note_data(self, name: str, form: Form) -> None:
         """Note a value that a name stands for."""
@@ -269,6 +277,8 @@ class Names:
             self.mentions.add(called[1])  # under whatever name it was imported
             if called[1] in _LOOKS_AROUND:
                 self._walk.problem(f"{here} looks at the text of code ({called[1]})")
+        if called[0] == "importlib.metadata" and called[1].partition(".")[0] in _METADATA:
+            self._walk.note_release(reference.argument)
         if called in _FINDS:
             self._walk.problem(
                 f"{here} finds code by a name that is computed, by {called[1]}(); write an import statement"
@@ -319,6 +329,8 @@ class Names:
             form.text(name)
             for inner in names or ("",):
                 self._walk.note_distribution(f"{name}.{inner}".rstrip("."))
+            if name.replace("_", ".") == "importlib.metadata":
+                self._walk.note_release(None)
             if "import_module" in names:
                 self._walk.problem("code imports import_module inside a function; write import statements")
         elif loaded is not None:

@@ -17,6 +17,7 @@ from zenray.hashing import digest_value
 
 _STDLIB = {os.path.dirname(path) for path in (os.__file__, os.path.realpath(os.__file__))}  # noqa: PTH120
 _INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
+_PACKAGES = re.compile(r"(?:site|dist)-packages[\\/]?$")
 _OWN = frozenset({"zenray", "zenray_materializers"})
 # Not ".zenray": a run makes that folder, and the root must not move between the first run and the second.
 _ROOT_MARKS = (".git", "pyproject.toml", "setup.py")
@@ -147,6 +148,28 @@ def distribution_state(module_name: str) -> tuple[str, str, str] | None:
     return name, version, _recorded(str(record), stat.st_mtime_ns, stat.st_size)
 
 
+def release_of(module_name: str) -> tuple[str, str, str] | None:
+    """Return `distribution_state` of an installed module; None for the project's own and where nothing is known."""
+    located = locate(module_name.partition(".")[0])
+    folders = located.folders[:1] if located else ()
+    file = (located.file if located else None) or "".join(f"{folder}/__init__.py" for folder in folders)
+    is_installed = bool(file) and origin(module_name, file) is Origin.INSTALLED
+    return distribution_state(module_name) if is_installed else None
+
+
+def all_releases() -> dict[str, str]:
+    """Return the versions of all installed distributions by normalised name, the first of sys.path of each name."""
+    found: dict[str, str] = {}
+    for entry in filter(_PACKAGES.search, sys.path):  # a worker has more folders on its path, of Ray's own
+        try:
+            known = _metadata_in(entry, Path(entry).stat().st_mtime_ns)
+        except OSError:
+            continue
+        for name, (_, _, version) in known.items():
+            found.setdefault(name, version)
+    return found
+
+
 def _metadata_folder(module_name: str) -> tuple[str, str, str] | None:
     """Return (folder, name, version) of the metadata of the distribution that owns a module."""
     located = locate(module_name)
@@ -166,7 +189,7 @@ def _metadata_folder(module_name: str) -> tuple[str, str, str] | None:
         changed_ns = entry.stat().st_mtime_ns
     except OSError:
         return None
-    named = _metadata_in(str(entry), changed_ns).get(_normalised(top))
+    named = _metadata_in(str(entry), changed_ns).get(normalised(top))
     if named is not None and not is_namespace:
         return named
     return _owner(str(entry), changed_ns, top, Path(file).relative_to(entry).as_posix())
@@ -181,7 +204,7 @@ def _metadata_in(entry: str, changed_ns: int) -> dict[str, tuple[str, str, str]]
             continue
         name, _, version = path.stem.partition("-")
         version = version.partition("-py")[0] if path.suffix == ".egg-info" else version
-        found[_normalised(name)] = (str(path), name, version)
+        found[normalised(name)] = (str(path), name, version)
     return found
 
 
@@ -212,7 +235,8 @@ def _lists(path: Path, line_start: str) -> bool:
     return f"\n{line_start}" in f"\n{text}\n"
 
 
-def _normalised(name: str) -> str:
+def normalised(name: str) -> str:
+    """Return the name of a distribution as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -44,6 +44,7 @@ class Source:
         self._data = data
         self.tree = ast.parse(data)
         self.imports = tuple(_imports(self.tree.body))  # what the module imports while it is itself imported
+        self.effect_imports = tuple(_unused(self.tree))  # modules that it imports and uses for nothing
         self._actions = [statement for statement in self.tree.body if _may_act(statement)]
         self._codes: dict[str, list[CodeType]] | None = None
 
@@ -125,6 +126,20 @@ def _imports(body: list[ast.stmt]) -> Iterator[Import]:
             yield from _imports(list(_inner(statement)))
         elif isinstance(statement, ast.ClassDef):
             yield from _imports(statement.body)
+
+
+def _unused(tree: ast.Module) -> Iterator[str]:
+    """Yield the modules whose names are bound by imports and used nowhere: they are imported for what that does."""
+    nodes = list(ast.walk(tree))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names = ((alias.name, alias.asname or alias.name.partition(".")[0]) for alias in node.names)
+            yield from (name for name, bound in names if bound not in used)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            bound_names = {alias.asname or alias.name for alias in node.names}
+            yield from () if bound_names & used else (str(node.module),)
 
 
 def _may_act(statement: ast.stmt) -> bool:
