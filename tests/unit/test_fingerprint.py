@@ -261,6 +261,30 @@ CHANGES: dict[str, tuple[str, str, str]] = {
     "state that __getstate__ leaves out": (
         "import collections\nclass C(collections.UserDict):\n def __getstate__(s): return {'data': s.data}\n"
         "X = C()\nX.n = 1\ndef f(): return X.n", "X.n = 1", "X.n = 2"),
+    "order of subclasses": (
+        "class B: pass\nclass C(B): x = 1\nclass D(B): x = 2\ndef g(b): return [c.x for c in b.__subclasses__()]\ndef f(): return g(B)",
+        "class C(B): x = 1\nclass D(B): x = 2", "class D(B): x = 2\nclass C(B): x = 1"),
+    "plugin found by a helper's __subclasses__": (
+        "class B: pass\nclass C(B): x = 1\ndef g(b): return [c.x for c in b.__subclasses__()]\ndef f():\n b = B\n return g(b)", "x = 1", "x = 2"),
+    "order of methods that code looks at": (
+        "class C:\n def a(s): pass\n def b(s): pass\ndef f(): return list(vars(C))", "def a(s): pass\n def b(s)", "def b(s): pass\n def a(s)"),
+    "order of globals that code looks at": ("def a(): pass\ndef b(): pass\ndef f(): return list(globals())", "def a(): pass\ndef b()", "def b(): pass\ndef a()"),
+    "docstring of a nested function that is read": ("def f():\n def g(): 'a'\n return g.__doc__", "'a'", "'b'"),
+    "annotation of a function that is validated in the body": (
+        "import pydantic\ndef g(x: int): return x\ndef f(): return pydantic.validate_call(g)('1')", "int", "str"),
+    "docstring of a function that is rendered": ("import pydoc\ndef g(): 'a'\ndef f(): return pydoc.render_doc(g)", "'a'", "'b'"),
+    "locals of a code object": ("def g():\n a = 1\n return a\ndef f(): return g.__code__.co_varnames", "a = 1\n return a", "b = 1\n return b"),
+    "module that a class names": ("class C: pass\nC.__module__ = 'a'\ndef f(): return C.__module__", "'a'", "'b'"),
+    "own name that looks special": ("__version__ = '1'\ndef f(): return globals()['__version__']", "'1'", "'2'"),
+    "caller's name": (
+        "import inspect\ndef w(): return inspect.stack()[1].function\ndef g(): return w()\ndef f(): return g()", "def g(): return w()\ndef f(): return g()",
+        "def h(): return w()\ndef f(): return h()"),
+    "tensor": ("import torch\nX = torch.tensor([1., 2.])\ndef f(): return X", "2.]", "3.]"),
+    "part of a tensor": ("import torch\nX = torch.tensor([1., 2.])[:1].bfloat16()\ndef f(): return X", "[1.", "[3."),
+    "layer of torch": (
+        "import torch\nX = {'a': torch.nn.Linear(1, 1)}\ntorch.nn.init.constant_(X['a'].weight, 1)\ntorch.nn.init.constant_(X['a'].bias, 1)\ndef f(): return X",
+        "constant_(X['a'].bias, 1)", "constant_(X['a'].bias, 2)"),
+    "metaclass with every attribute": ("class M(type):\n def __getattr__(c, n): return 3\nclass C(metaclass=M): x = 1\ndef f(): return C.x", "x = 1", "x = 2"),
 }  # fmt: skip
 
 
@@ -369,6 +393,8 @@ NEUTRAL: dict[str, tuple[str, str, str]] = {
     "call of a cached helper": ("import functools\n@functools.lru_cache\ndef g(): return 1\ndef f(): return g()", "def f", "X = g()\ndef f"),
     "lock": ("import threading\nL = threading.Lock()\ndef f(): return L", "def f", "X = L.acquire()\ndef f"),
     "slot without a value": ("class C: __slots__ = ('a',)\nX = C()\ndef f(): return X", "def f", "Y = C()\ndef f"),
+    "docstring of a function that is passed on": ("def g(x):\n 'one'\n return x\ndef f(x): return list(map(g, x))", "one", "two"),
+    "docstring beside a class in the body": ("def g():\n 'one'\ndef f():\n class C:\n  'text'\n return C, g()", "one", "two"),
 }  # fmt: skip
 
 
@@ -406,6 +432,8 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "source under another name": ("from inspect import getsource as s\ndef f(): return s(f)", "getsource"),
     "file from outside": ("from zenray import File\nX = File('a.txt')\ndef f(): return X.read_text()", "pass it to the step"),
     "object without content": ("import weakref\nclass C: pass\nX = weakref.ref(C)\ndef f(): return X", "main.X"),
+    "file that a step makes": ("import zenray\ndef f(): return zenray.File('a.txt').read_text()", "pass it to the step"),
+    "tensor without bytes": ("import torch\nX = torch.eye(2).to_sparse()\ndef f(): return X", "main.X"),
 }  # fmt: skip
 
 
@@ -511,6 +539,13 @@ def test_a_file_that_was_edited_after_its_import_is_a_problem(take: Take) -> Non
     assert fingerprint(module.f).problems == ()
     Path(module.__file__).write_text(text.replace("return 1", "return 2"))
     assert "main.g changed on disk" in fingerprint(module.f).problems[0]
+
+
+def test_a_librarys_getattr_on_a_module_of_the_project_is_a_problem(take: Take) -> None:
+    found = take(
+        "import a\ndef f(): return a.pi", a="import functools, math\n__getattr__ = functools.partial(getattr, math)"
+    )
+    assert "import it from where it is made" in found.problems[0]
 
 
 def test_code_without_a_source_is_followed_through_its_code_object() -> None:

@@ -14,7 +14,7 @@ import inspect
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 
@@ -86,7 +86,7 @@ def normal_form(code: CodeType) -> CodeForm:
     """Return the normal form of a code object; pure, so that the result may be kept as long as the code object."""
     nested = list(nested_codes(code))
     constants = (c for inner in nested for c in inner.co_consts if isinstance(c, str) and _SPECIAL.fullmatch(c))
-    mentions = frozenset(name for inner in nested for name in inner.co_names) | frozenset(constants)
+    mentions = frozenset(name for inner in nested for name in _mentioned(inner)) | frozenset(constants)
     form = CodeForm(mentions=mentions)
     reads_frames = bool(mentions & _FRAME_READERS)
     form.digest = digest_bytes(_Normalizer(code, form, keep_locals=reads_frames).encoded())
@@ -100,6 +100,14 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from nested_codes(constant)
+
+
+def _mentioned(code: CodeType) -> Iterable[str]:
+    """Return the names that code looks up; a class body also binds its own name, module and docstring."""
+    if code.co_flags & inspect.CO_OPTIMIZED or code.co_name == "<module>":
+        return code.co_names
+    steps = dis.get_instructions(code)
+    return {s.argval for s in steps if s.opcode in dis.hasname and s.opname != "STORE_NAME"} - {"__name__"}
 
 
 def _guesses(codes: list[CodeType], pattern: re.Pattern[str]) -> Iterator[Reference]:

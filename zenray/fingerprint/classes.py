@@ -6,6 +6,7 @@ Runs in: driver.
 import inspect
 import types
 from collections.abc import Iterator, Mapping
+from enum import EnumType
 from typing import Any
 
 from zenray.fingerprint.bytecode import Reference, normal_form
@@ -34,10 +35,16 @@ def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
     With `is_ordered` everything stays in order, for classes whose base or metaclass may look at it.
     """
     found = [(key, value) for key, value in vars(cls).items() if key not in _DERIVED]
-    found += [(f"{name} =", _state(member)) for name, member in getattr(cls, "__members__", {}).items()]
+    if issubclass(type(cls), EnumType) and "_member_map_" in vars(cls):  # not getattr: a metaclass may answer any
+        found += [(f"{name} =", _state(member)) for name, member in vars(cls)["_member_map_"].items()]
     if is_ordered:
         return found
     return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], METHODS) else (False, ""))
+
+
+def names(cls: type) -> list[str]:
+    """Return the names of what a class holds, in order."""
+    return [key for key in vars(cls) if key not in _DERIVED]
 
 
 def sees_order(metaclass: type) -> bool:

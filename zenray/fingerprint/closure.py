@@ -21,6 +21,7 @@ from typing import Any
 from blake3 import blake3
 
 from zenray.fingerprint import classes
+from zenray.fingerprint.bytecode import nested_codes
 from zenray.fingerprint.names import CodeForms, Names, UnloadedModule, absolute_name
 from zenray.fingerprint.origin import (
     Origin,
@@ -43,9 +44,25 @@ from zenray.hashing import digest_bytes, digest_value, encode, framed
 # Changes when the meaning of a digest changes, so that older cache entries are not found any more.
 RECIPE = "zenray-code-2"
 
-_READS_NAMES = frozenset({"__name__", "__qualname__", "co_name", "co_qualname", "f_code", "getmembers", "__code__"})
+_READS_NAMES = frozenset(
+    {"__name__", "__qualname__", "co_name", "co_qualname", "f_code", "getmembers", "__code__", "stack", "extract_tb"}
+    | {"extract_stack", "currentframe", "_getframe", "format_exc", "print_exc", "TracebackException", "tb_frame"}
+)
+_READS_LINES = frozenset({"f_lineno", "tb_lineno", "co_firstlineno", "co_lines", "co_positions", "lineno"})
+_READS_CODE = frozenset({"co_varnames", "co_names", "co_consts", "co_code", "co_freevars", "co_cellvars", "dis"})
+_READS_MODULES = frozenset({"__module__", "getmodule", "getfile", "getsourcefile"})
+_READS_MEMBERS = frozenset({"vars", "__dict__", "globals", "getmembers", "getmembers_static", "__subclasses__"})
+# Libraries that never look at the docstring of a function that they are given.
+_IGNORES_TEXT = frozenset(
+    {"numpy", "pandas", "polars", "pyarrow", "scipy", "sklearn", "joblib", "torch", "tqdm", "yaml", "pydantic"}
+)
+_READS_PASSED_TEXT = frozenset({"pydoc", "inspect", "doctest", "cmd", "optparse", "argparse"})
 _READS_TEXT = frozenset({"__doc__", "getdoc", "getsource", "getsourcelines", "model_json_schema", "json_schema"})
 _READS_ANNOTATIONS = frozenset({"__annotations__", "get_annotations", "get_type_hints", "signature", "getfullargspec"})
+_OF_EVERY_MODULE = frozenset(
+    {"__name__", "__doc__", "__file__", "__cached__", "__spec__", "__loader__", "__package__", "__path__"}
+    | {"__builtins__", "__annotations__", "__warningregistry__", "__annotate__", "__conditional_annotations__"}
+)
 _THINGS_LIMIT = 100_000
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time
 
@@ -84,6 +101,8 @@ class Closure:
         self._asked_releases: dict[str | None, None] = {}
         self._functions: list[types.FunctionType] = []
         self._classes: list[type] = []
+        self._whole_modules: list[types.ModuleType] = []
+        self._asked_classes = 0  # how many of them were asked for their subclasses
         self._passed_to_library: set[int] = set()
         self._in_library = False
         self._is_background = False  # visiting what only import-time statements reach
@@ -213,7 +232,7 @@ class Closure:
                 self._visit(thing, name, form)
                 self._stream.update(framed(b"thing", form.linked))
             self._names.is_lasting = self._is_background = False
-            if not self._queue_annotated():
+            if not self._queue_annotated() and not self._queue_subclasses():
                 self._is_background = True
                 is_done = not self._pending_modules
                 if self._pending_modules:
@@ -341,9 +360,7 @@ class Closure:
         for key, value in entries:
             form.text(key)
             self._values.write(value, form, f"{name}.{key}")
-        is_asked = "__subclasses__" in self._names.mentions
-        children: list[type] = type.__subclasses__(cls) if is_asked else []
-        for other in (*classes.virtual_subclasses(cls), *classes.by_name(children)):
+        for other in classes.virtual_subclasses(cls):
             self.link(other, form, other.__qualname__)
         methods = [key for key, value in entries if isinstance(value, classes.METHODS)]
         outline = ("class", cls.__qualname__, [base.__qualname__ for base in bases], methods)
@@ -363,10 +380,11 @@ class Closure:
                 self._names.write_code(code, namespace, form)
 
     def _whole_module(self, module: types.ModuleType, form: Form) -> None:
+        self._whole_modules.append(module)
         self.reach(vars(module))
         name = display_name(module.__name__)
         for key, value in sorted(vars(module).items()):
-            if key.startswith("__") and key.endswith("__") and key not in {"__getattr__", "__all__"}:
+            if key in _OF_EVERY_MODULE:
                 continue
             form.text(key)
             self._names.write_target(value, form, f"{name}.{key}")
@@ -421,6 +439,21 @@ class Closure:
             self.link(cls, Form(), cls.__qualname__)
         return bool(new)
 
+    def _queue_subclasses(self) -> bool:
+        """Visit the subclasses of all classes met so far, where some code asks for them."""
+        if "__subclasses__" not in self._names.mentions:
+            return False
+        form = Form()
+        count = len(self._things)
+        for cls in self._classes[self._asked_classes :]:
+            # Those of one module stay in the order in which they were written.
+            children: list[type] = type.__subclasses__(cls)
+            for child in sorted(children, key=_module_of):
+                self.link(child, form, child.__qualname__)
+        self._asked_classes = len(self._classes)
+        self._stream.update(framed(b"subclasses", form.linked))
+        return len(self._things) > count
+
     def _write_reflection(self) -> None:
         """Write names, docstrings and annotations of functions, where some code asks for them."""
         form = Form()
@@ -428,13 +461,37 @@ class Closure:
         form.text("rebound", *self._names.rebound())
         if mentions & _READS_NAMES:
             form.text("names", *(function.__qualname__ for function in self._functions))
+        if mentions & _READS_MEMBERS:
+            for cls in self._classes:
+                form.text("members", *classes.names(cls))
+            for module in self._whole_modules:
+                own = (key for key, value in vars(module).items() if not isinstance(value, types.ModuleType))
+                form.text("members", *(key for key in own if key not in _OF_EVERY_MODULE))
+        if mentions & _READS_MODULES:
+            form.text("modules", *(display_name(f.__module__ or "?") for f in self._functions))
+        codes = [code for function in self._functions for code in nested_codes(function.__code__)]
         if mentions & _READS_TEXT:
             form.text("docs", *(str(thing.__doc__) for thing in (*self._functions, *self._classes)))
+            form.text("texts", *(text for code in codes for text in code.co_consts if isinstance(text, str)))
+        if mentions & _READS_CODE:
+            form.text("code", *(str((c.co_varnames, c.co_names, c.co_freevars, c.co_cellvars)) for c in codes))
+        if mentions & _READS_LINES:
+            form.text("lines", *(str([line for *_, line in c.co_lines()]) for c in codes))
+        self._write_passed(form)
+        self._stream.update(framed(b"reflection", form.linked))
+
+    def _write_passed(self, form: Form) -> None:
+        """Write what may be asked of a function that is passed on, such as to a library that validates or documents."""
+        mentions = self._names.mentions
+        tops = {name.partition(".")[0] for name in self._libraries}
+        reads_text = bool(tops & _READS_PASSED_TEXT) or any(map(self._is_installed, tops - _IGNORES_TEXT))
         for function in self._functions:
-            if mentions & _READS_ANNOTATIONS or id(function) in self._passed_to_library:
+            is_passed = id(function) in self._names.passed_on
+            if is_passed and reads_text:
+                form.text("doc", str(function.__doc__))
+            if mentions & _READS_ANNOTATIONS or is_passed or id(function) in self._passed_to_library:
                 texts = (f"{key}: {classes.annotation_text(v)}" for key, v in function.__annotations__.items())
                 form.text("annotations", *texts)
-        self._stream.update(framed(b"reflection", form.linked))
 
     def _write_distributions(self) -> None:
         states = set()
@@ -475,6 +532,10 @@ class Closure:
                 seen.add(number)
                 pending += self._edges.get(number, ())
         return digest_value(sorted({self._sources_written[n] for n in seen if n in self._sources_written}))
+
+
+def _module_of(cls: type) -> str:
+    return display_name(cls.__module__)
 
 
 def _content(module_name: str) -> str:

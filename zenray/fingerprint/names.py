@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from zenray.fingerprint.bytecode import CodeForm, Import, Reference, normal_form
 from zenray.fingerprint.origin import Origin, display_name, locate, module_file, origin, origin_of_module
-from zenray.fingerprint.parts import Form, text_of
+from zenray.fingerprint.parts import Form, asked, text_of
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.values import Values, is_zenray
 
@@ -112,6 +112,7 @@ class Names:
 
     def __init__(self, walk: Walk, values: Values, forms: CodeForms, sources: Sources) -> None:
         self.mentions: set[str] = set()  # every name and attribute that any code met so far looks up
+        self.passed_on: set[int] = set()  # ids of functions that are not only called where they are named
         self._stores: set[str] = set()  # every global and attribute that any code met so far binds
         self._looked_up: list[str] = []  # the globals that code looks up, in the order in which they are met
         self.is_lasting = True  # false inside of what depends on which modules happen to be loaded already
@@ -155,6 +156,8 @@ class Names:
         if type(value) is types.FunctionType:
             # A function that is passed on may be asked for its name, for example for the name of a column.
             form.text("called" if is_called else value.__qualname__)
+            if not is_called:
+                self.passed_on.add(id(value))
         if issubclass(type(value), types.FunctionType | type | types.ModuleType):
             self._walk.link(value, form, name)
             return
@@ -239,6 +242,11 @@ class Names:
             if locate(f"{module.__name__}.{name}") is not None:
                 self._module(f"{module.__name__}.{name}", (), form)
             elif "__getattr__" in vars(module):
+                made_by = vars(module)["__getattr__"]
+                if type(made_by) is not types.FunctionType or not self._walk.is_first_party(made_by):
+                    self._walk.problem(
+                        f"{module.__name__}.{name} is found by a library's __getattr__; import it from where it is made"
+                    )
                 self._walk.link(module, form, module.__name__)
             elif hasattr(type(module), "__getattr__"):
                 self._walk.problem(f"{module.__name__}.{name} is made on demand by a {type(module).__qualname__}")
@@ -260,6 +268,8 @@ class Names:
         value: Any = module
         for name in attributes:
             found = vars(value).get(name, _ABSENT)
+            if found is _ABSENT and value.__name__ == "zenray":
+                found = asked(value, name)  # ZenRay imports what it offers when it is asked for
             if issubclass(type(found), types.ModuleType):
                 value = found
                 continue
@@ -279,6 +289,11 @@ class Names:
                 self._walk.problem(f"{here} looks at the text of code ({called[1]})")
         if called[0] == "importlib.metadata" and called[1].partition(".")[0] in _METADATA:
             self._walk.note_release(reference.argument)
+        if called in (("zenray.files", "File"), ("zenray.files", "Folder")) and reference.is_called:
+            self._walk.problem(
+                f"{here} makes a {called[1]} inside of a step, whose content is not followed; "
+                "pass it to the step as an argument"
+            )
         if called in _FINDS:
             self._walk.problem(
                 f"{here} finds code by a name that is computed, by {called[1]}(); write an import statement"

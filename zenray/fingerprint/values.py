@@ -22,7 +22,7 @@ from uuid import UUID
 from zenray.fingerprint.bytecode import normal_form
 from zenray.fingerprint.origin import display_name
 from zenray.fingerprint.parts import Form, asked, text_of
-from zenray.hashing import encode, framed
+from zenray.hashing import digest_bytes, encode, framed
 
 _PLAIN = frozenset(
     {type(None), bool, int, float, complex, bytes, bytearray, date, time, datetime, timedelta, timezone, range}
@@ -230,7 +230,10 @@ class Values:
         if isinstance(size_bytes, int) and size_bytes > _SIZE_LIMIT_BYTES:
             self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
             return
-        self._reduced(value, form, name)
+        if _is_tensor(kind):
+            self._tensor(value, form, name)
+        else:
+            self._reduced(value, form, name)
         if self._walk.is_first_party(kind):
             self._own_state(value, form, name)  # a __getstate__ of the project may leave something out
 
@@ -251,6 +254,22 @@ class Values:
         for key, part in items:
             form.text(str(key))
             self.write(part, form, f"{name}.{key}")
+
+    def _tensor(self, value: Any, form: Form, name: str) -> None:
+        """Write a tensor of torch; what it is pickled as has names that torch makes up anew in each process."""
+        try:
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            content = flat.view(sys.modules["torch"].uint8).numpy().tobytes()
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            self._walk.problem(
+                f"{name} is a {_type_name(value)}, whose content cannot be compared ({type(error).__name__}); "
+                "create it inside the step or pass what it is made from as a parameter"
+            )
+            return
+        self._walk.note_distribution("torch")
+        form.text("tensor", _type_name(value), str(value.dtype), str(tuple(value.shape)), str(value.device))
+        form.text(str(value.requires_grad), digest_bytes(content))
+        self.write(vars(value), form, name)
 
     def _reduced(self, value: Any, form: Form, name: str) -> None:
         """Write what pickle would write: the only general way to see the content of an object of a library."""
@@ -296,6 +315,11 @@ def _of_slot(member: types.MemberDescriptorType, value: Any) -> Any:
         return member.__get__(value)
     except AttributeError:
         return _UNNAMED
+
+
+def _is_tensor(kind: type) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and issubclass(kind, getattr(torch, "Tensor", ()))
 
 
 def _is_flat(value: list[Any] | tuple[Any, ...] | dict[Any, Any]) -> bool:
