@@ -93,9 +93,14 @@ def classes_in(annotation: Any) -> Iterator[type]:
         for option in get_args(annotation):
             yield from classes_in(option)
     elif isinstance(origin, type):
-        yield origin
+        yield _runtime_class(origin)
     elif isinstance(annotation, type) and annotation is not Any:
-        yield annotation
+        yield _runtime_class(annotation)
+
+
+def _runtime_class(cls: type) -> type:
+    """Return the class that values have: a TypedDict's are dicts."""
+    return dict if typing.is_typeddict(cls) else cls
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -108,16 +113,23 @@ def fits(value: Any, annotation: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in arguments)
     if origin is Literal:
-        return value in arguments
+        return any(_equals(value, argument) for argument in arguments)
     if origin in (list, set, frozenset) and isinstance(value, origin):
         return all(fits(v, arguments[0]) for v in value)
     if origin is dict and isinstance(value, dict):
         return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
     if isinstance(origin, type):
-        return _is_instance(value, origin)
+        return _is_instance(value, _runtime_class(origin))
     if isinstance(annotation, type) and annotation is not Any:
-        return _is_instance(value, annotation)
+        return _is_instance(value, _runtime_class(annotation))
     return True
+
+
+def _equals(value: Any, literal: Any) -> bool:
+    try:
+        return bool(value == literal)
+    except Exception:  # noqa: BLE001 - an array has no single answer, and a foreign class may raise anything
+        return False
 
 
 def _is_instance(value: Any, cls: type) -> bool:
@@ -138,7 +150,14 @@ def may_flow(source: Any, target: Any) -> bool:
     if not sources or not targets:
         return True
     pairs = [(s, t) for s in sources for t in targets]
-    return any(issubclass(s, t) or issubclass(t, s) or (s is int and t is float) for s, t in pairs)
+    return any(_are_related(s, t) or (s is int and t is float) for s, t in pairs)
+
+
+def _are_related(source: type, target: type) -> bool:
+    try:
+        return issubclass(source, target) or issubclass(target, source)
+    except TypeError:  # a protocol that cannot be checked at run time, or one with fields
+        return True
 
 
 def describe(annotation: Any) -> str:
