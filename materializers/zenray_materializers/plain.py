@@ -11,7 +11,7 @@ calling ``__init__``, as unpickling does; it never calls anything else. An objec
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 from zenray.errors import MaterializerError
@@ -58,7 +58,7 @@ class PlainMaterializer(Materializer):
 
     def preview(self, value: Any) -> Mapping[str, Json]:
         """Return the value as a short text, and the length of a container."""
-        if hasattr(type(value), "__len__"):
+        if isinstance(value, Sized):  # a member of an Enum has no length, though its class has
             return {"value": brief(value), "length": len(value)}
         return {"value": brief(value)}
 

@@ -59,12 +59,14 @@ class PolarsSeriesMaterializer(PolarsFrameMaterializer):
     types = ("polars.series.series.Series",)
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
-        """Write one IPC file."""
-        return super().save(value.to_frame(), writer)
+        """Write one IPC file, and note where the series has no name: in a frame it gets one."""
+        super().save(value.to_frame(), writer)
+        return None if value.name else {"unnamed": True}
 
     def load(self, reader: ArtifactReader, cls: type, metadata: Mapping[str, Json]) -> Any:
         """Return the series."""
-        return super().load(reader, pl.DataFrame, metadata).to_series()
+        series = super().load(reader, pl.DataFrame, metadata).to_series()
+        return series.alias("") if metadata.get("unnamed") else series
 
     def preview(self, value: Any) -> Mapping[str, Json]:
         """Return type, size, the first values and statistics."""
