@@ -23,6 +23,9 @@ message, so that every error survives a round trip through pickle.
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeGuard
+
+_MAX_BITS = 14_000  # 4300 decimal digits: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
 
 
 class ZenRayError(Exception):
@@ -79,6 +82,20 @@ class MetadataError(ZenRayError):
 
 class ClusterError(ZenRayError):
     """Raised when Ray cannot be started, joined or asked for what a step needs."""
+
+
+def shown(value: object, *, limit: int = 200) -> str:
+    """Return a value's ``repr`` for a message, cut; where that raises, or a number is huge, what it is instead."""
+    try:
+        text = f"<int of {value.bit_length()} bits>" if is_huge(value) else repr(value)
+    except Exception as exc:  # noqa: BLE001 - a foreign __repr__ may raise anything
+        text = f"<{type(value).__qualname__} whose repr raises {type(exc).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def is_huge(value: object) -> TypeGuard[int]:
+    """Say whether a value is an int with more digits than Python turns into text, and back, by default."""
+    return isinstance(value, int) and value.bit_length() > _MAX_BITS
 
 
 def suggest(name: str, known: Iterable[str], *, limit: int = 12) -> str:

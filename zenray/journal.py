@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from zenray.arguments import Input
 from zenray.cache import CacheKey
+from zenray.errors import is_huge, shown
 from zenray.fingerprint import Fingerprint
 from zenray.materializer import module_name_of
 from zenray.metadata.records import (
@@ -165,7 +166,7 @@ def _shown(value: Any) -> Json:
     """Return an argument for people, short."""
     if isinstance(value, Slot):
         return "<artifact>"
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or (isinstance(value, bool | int | float) and not is_huge(value)):
         return value
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else shown(value)
     return text if len(text) <= 200 else text[:197] + "..."

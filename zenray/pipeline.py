@@ -11,7 +11,7 @@ from types import CodeType
 from typing import Any, Generic, ParamSpec, overload
 
 from zenray.annotations import bind, classes_in, describe, fits, hints_of
-from zenray.errors import DefinitionError, RunCancelled
+from zenray.errors import DefinitionError, RunCancelled, shown
 from zenray.futures import Artifact
 from zenray.materializer import find, load_materializer, registry
 from zenray.step import Step, active_caller
@@ -72,8 +72,8 @@ class Pipeline(Generic[P]):
             annotation = self.annotations.get(name, Any)
             if not isinstance(value, Artifact | StoredArtifact) and not fits(value, annotation):
                 raise DefinitionError(
-                    f"pipeline {self.name!r}: parameter {name!r} must be {describe(annotation)}, got {value!r} of type "
-                    f"{type(value).__name__!r}"
+                    f"pipeline {self.name!r}: parameter {name!r} must be {describe(annotation)}, got {shown(value)} of "
+                    f"type {type(value).__name__!r}"
                 )
         return dict(bound.arguments)
 

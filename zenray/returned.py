@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from zenray.annotations import DEFAULT_OUTPUT
+from zenray.errors import is_huge, shown
 from zenray.futures import Artifact
 from zenray.model import Json, Manifest
 
@@ -28,9 +29,9 @@ def references(returned: Any) -> Json:
         return [references(r) for r in returned]
     if isinstance(returned, dict):
         return {str(k): references(v) for k, v in returned.items()}
-    if returned is None or isinstance(returned, bool | int | float | str):
+    if returned is None or (isinstance(returned, bool | int | float | str) and not is_huge(returned)):
         return {"value": returned}
-    return {"value": repr(returned)[:200]}
+    return {"value": shown(returned)}
 
 
 def named(recorded: Json) -> dict[str, Returned]:

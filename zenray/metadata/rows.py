@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Delete, Dialect, Row, Table, bindparam, delete, update
 
+from zenray.errors import shown
 from zenray.metadata import schema
 from zenray.metadata.database import Database
 from zenray.metadata.records import (
@@ -28,10 +29,11 @@ from zenray.metadata.records import (
 from zenray.model import Json, Manifest, Status
 
 Values = dict[str, Any]
+_MAX_TEXT = 10_000  # characters of what JSON cannot express
 
 
 def _plain(value: object) -> Json:
-    return dict(value) if isinstance(value, Mapping) else repr(value)
+    return dict(value) if isinstance(value, Mapping) else shown(value, limit=_MAX_TEXT)
 
 
 _encode = json.JSONEncoder(default=_plain, separators=(",", ":")).encode
@@ -43,8 +45,10 @@ def to_json(value: Json) -> str:
         return "{}"
     try:
         return _encode(value)
-    except (TypeError, ValueError):  # keys that are not text, or a cycle
-        return _encode({str(k): repr(v) for k, v in value.items()} if isinstance(value, Mapping) else repr(value))
+    except (TypeError, ValueError, RecursionError):  # keys that are not text, a cycle, or an int of 5000 digits
+        if isinstance(value, Mapping):
+            return _encode({str(k): shown(v, limit=_MAX_TEXT) for k, v in value.items()})
+        return _encode(shown(value, limit=_MAX_TEXT))
 
 
 def _to_json_or_null(value: Json) -> str | None:
