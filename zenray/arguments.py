@@ -5,7 +5,9 @@ Runs in: driver.
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +110,13 @@ class ArgumentTree:
 
     def _literal(self, argument: str, value: Any) -> Slot:
         allow_pickle = self._step.settings.allow_pickle
+        held = next(artifacts_in(value), None)
+        if held is not None:
+            raise DefinitionError(
+                f"step {self._step.name!r}, argument {argument!r}: a {type(value).__qualname__} holds {held!r}; "
+                "artifacts can be given alone and in lists, tuples and dicts, so give it in one of these or as an "
+                "argument of its own"
+            )
         try:
             manifest = artifacts.save(
                 value, self._store, table=registry.table(), allow_pickle=allow_pickle, producer=self._run_id
@@ -134,12 +143,16 @@ def _has_encoding(value: Any) -> bool:
 
 
 def artifacts_in(value: Any) -> Iterator[Artifact | StoredArtifact]:
-    """Yield the artifacts that an argument holds, also inside of lists, tuples and dicts."""
+    """Yield the artifacts that an argument holds: in lists, tuples and dicts, and where they cannot be taken from."""
     if isinstance(value, Artifact | StoredArtifact):
         yield value
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | set | frozenset | deque):
         for item in value:
             yield from artifacts_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from artifacts_in(key)
             yield from artifacts_in(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from artifacts_in(getattr(value, field.name, None))

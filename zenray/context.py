@@ -88,6 +88,11 @@ def called_directly(step_name: str) -> Iterator[None]:
         yield
 
 
+def is_in_step() -> bool:
+    """Say whether a step is running here, or, seen from a thread of unknown origin, in this process."""
+    return _current.get() is not None or bool(_running)
+
+
 def _found() -> StepContext | None:
     return _current.get() or (_running[0] if len(_running) == 1 else None)
 

@@ -98,11 +98,16 @@ class Coordinator:
         bound = step.bind(args, kwargs)
         tree = ArgumentTree(self.run_id, step, self._store)
         for name, value in list(bound.arguments.items()):
-            if isinstance(value, Artifact):
-                self._check_flow(step, name, value)
-            elif next(artifacts_in(value), None) is None:
-                step.check_argument(name, value)
-            bound.arguments[name] = tree.take(name, value)
+            try:
+                if isinstance(value, Artifact):
+                    self._check_flow(step, name, value)
+                elif next(artifacts_in(value), None) is None:
+                    step.check_argument(name, value)
+                bound.arguments[name] = tree.take(name, value)
+            except RecursionError as exc:
+                raise DefinitionError(
+                    f"step {step.name!r}: argument {name!r} contains itself or is nested too deeply; give it flat"
+                ) from exc
         self._journal.record(*tree.stored)
         with self._condition:
             state = StepState(

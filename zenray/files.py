@@ -5,6 +5,7 @@ Runs in: anywhere.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -178,8 +179,13 @@ def _signature(url: str) -> str:
     with _reading(url):
         if path is not None:
             info = path.stat()
-            if path.is_dir():
+            if stat.S_ISDIR(info.st_mode):
                 raise StoreError(f"the input {url!r} is a folder; give it as zenray.Folder({url!r})")
+            if not stat.S_ISREG(info.st_mode):
+                raise StoreError(
+                    f"the input {url!r} is no regular file (a pipe, socket or device), so that what is in it can be "
+                    "read only once, if at all; write its content to a file and give that"
+                )
             return f"{info.st_size} {info.st_mtime_ns}"
         facts = _remote(url).facts()
     return " ".join(f"{k}={facts[k]}" for k in ("size", *_CHANGES) if facts.get(k) is not None)

@@ -59,6 +59,7 @@ class Artifact:
         )
 
     __bool__ = __iter__ = __len__ = __getitem__ = __contains__ = __call__ = __int__ = __float__ = __index__ = _refuse
+    __format__ = _refuse  # in an f-string; print and repr show which artifact it is
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __neg__ = __pow__ = __mod__ = __floordiv__ = __matmul__ = _refuse
 

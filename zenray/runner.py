@@ -24,7 +24,7 @@ from typing import Any
 from zenray.cluster import RayLauncher
 from zenray.context import enclosing_runs
 from zenray.engine import Coordinator, Observer
-from zenray.errors import RunCancelled, StepFailed, ZenRayError
+from zenray.errors import RunCancelled, StepFailed, ZenRayError, is_huge, shown
 from zenray.inline import InlineLauncher
 from zenray.journal import StepState
 from zenray.launcher import Launcher, launcher_factory
@@ -36,7 +36,7 @@ from zenray.recovery import mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
 from zenray.stack import Stack
-from zenray.step import active_caller
+from zenray.step import calling
 from zenray.store import Store, open_store
 from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import Reporter
@@ -182,15 +182,13 @@ def _call(request: RunRequest, coordinator: Coordinator) -> Json:
 
 @contextmanager
 def _active(coordinator: Coordinator) -> Iterator[None]:
-    token = active_caller.set(coordinator)
-    try:
-        yield
-    except StepFailed:
-        # A step failed that the pipeline function waited for; what does not depend on it still runs to its end.
-        coordinator.finish()
-        raise
-    finally:
-        active_caller.reset(token)
+    with calling(coordinator):
+        try:
+            yield
+        except StepFailed:
+            # A step failed that the pipeline function waited for; what does not depend on it still runs to its end.
+            coordinator.finish()
+            raise
 
 
 def _returned(outputs: Json, coordinator: Coordinator) -> str:
@@ -253,7 +251,7 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
 
 def _recorded(value: Any) -> Json:
     """Return a parameter as it is recorded: what JSON can express as it is, all else, or what is large, as text."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or (isinstance(value, bool | int | float | str) and not is_huge(value)):
         return value
     try:
         text = json.dumps(value)
@@ -261,8 +259,7 @@ def _recorded(value: Any) -> Json:
             return json.loads(text)
     except (TypeError, ValueError, RecursionError):
         pass
-    text = repr(value)
-    return text if len(text) <= MAX_PARAMETER else text[:MAX_PARAMETER] + "..."
+    return shown(value, limit=MAX_PARAMETER)
 
 
 def _user() -> str:

@@ -6,14 +6,16 @@ Runs in: anywhere.
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, ParamSpec, Protocol, overload
 
 from zenray.annotations import bind, describe, fits, hints_of, outputs_of
-from zenray.context import called_directly
-from zenray.errors import DefinitionError, suggest
+from zenray.context import called_directly, is_in_step
+from zenray.errors import DefinitionError, shown, suggest
 from zenray.model import Output, Resources
 from zenray.units import duration_s, size_bytes
 
@@ -29,6 +31,20 @@ class StepCaller(Protocol):
 
 
 active_caller: ContextVar[StepCaller | None] = ContextVar("active_caller", default=None)
+_open: list[StepCaller] = []  # the pipelines that run in this process
+_NOT_SET: Any = object()
+
+
+@contextmanager
+def calling(caller: StepCaller) -> Iterator[None]:
+    """Let a caller take the step calls of this thread, or of this coroutine."""
+    token = active_caller.set(caller)
+    _open.append(caller)
+    try:
+        yield
+    finally:
+        _open.remove(caller)
+        active_caller.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +95,15 @@ class Step(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
         """Record a step run inside a pipeline; outside, call the function."""
-        caller = active_caller.get()
-        if caller is None:
+        caller = active_caller.get(_NOT_SET)
+        if caller is _NOT_SET or caller is None:
+            if caller is _NOT_SET and _open and not is_in_step():
+                warnings.warn(
+                    f"step {self.name!r} was called in another thread than its pipeline's and ran there as a plain "
+                    "function, which is no part of the run; call it in the pipeline's thread, where calls return at "
+                    f"once and run side by side, or pass the context on: contextvars.copy_context().run({self.name})",
+                    stacklevel=2,
+                )
             with called_directly(self.name):
                 return self.__wrapped__(*args, **kwargs)
         return caller.call(self, args, kwargs)
@@ -98,7 +121,7 @@ class Step(Generic[P]):
         annotation = self.annotations.get(name, Any)
         if not fits(value, annotation):
             raise DefinitionError(
-                f"step {self.name!r}: argument {name!r} must be {describe(annotation)}, got {value!r} of type "
+                f"step {self.name!r}: argument {name!r} must be {describe(annotation)}, got {shown(value)} of type "
                 f"{type(value).__name__!r}"
             )
 

@@ -27,7 +27,7 @@ import zenray_materializers
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
-from zenray.errors import OutputError, StoreError, ZenRayError
+from zenray.errors import OutputError, StoreError, ZenRayError, shown
 from zenray.files import File, Folder
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
@@ -211,7 +211,7 @@ def _outputs(name: str, function: Callable[..., Any], result: Any) -> tuple[Any,
         if output.annotation is not None and not fits(value, output.annotation):
             raise OutputError(
                 f"step {name!r}: output {output.name!r} is annotated {describe(output.annotation)}, and the step "
-                f"returned {type(value).__name__}: {str(value)[:80]}; correct the annotation or the return value"
+                f"returned {type(value).__name__}: {shown(value, limit=80)}; correct the annotation or the return value"
             )
         if output.annotation is type(None) and value is not None:
             raise OutputError(f"step {name!r} is annotated to return None and returned {type(value).__name__}")
@@ -412,7 +412,12 @@ class _Tee:
         file = self._file  # a thread of the step may still print while it ends
         if file is not None:
             file.write(text.encode("utf-8", "backslashreplace"))
-        return int(self._stream.write(text) or len(text))
+        try:
+            return int(self._stream.write(text) or len(text))
+        except UnicodeEncodeError:  # half of a surrogate pair, or a terminal that is not UTF-8
+            encoding = getattr(self._stream, "encoding", None) or "ascii"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -13,7 +13,11 @@ from zenray.errors import ConfigError, DefinitionError, NotFoundError, RunCancel
 
 ISSUES = "https://github.com/zenray/zenray/issues"
 FAILED, USAGE, CANCELLED = 1, 2, 130
-_OURS = (str(Path(__file__).parent.parent) + os.sep, f"{os.sep}typer{os.sep}", "<frozen ", f"{os.sep}importlib{os.sep}")
+_OURS = (
+    str(Path(__file__).parent.parent) + os.sep,
+    *(f"{os.sep}{package}{os.sep}" for package in ("zenray_materializers", "typer", "importlib")),
+    "<frozen ",
+)
 
 
 def report(error: BaseException, *, is_traced: bool) -> int:
