@@ -14,18 +14,18 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from zenray import local_cluster
 from zenray.errors import ClusterError, DefinitionError, StoreError
-from zenray.fingerprint import Fingerprint, fingerprint
+from zenray.fingerprint import Fingerprint, State, fingerprint, watched
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
 from zenray.materializer import module_name_of, registry, use_table
-from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
+from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Json, Resources, StepCall
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
@@ -289,7 +289,7 @@ class Workplace:
             os.chdir(context.cwd)
         use_table(context.materializers)
         self._store: Store = open_store(context.store_uri, context.store_options)
-        self._functions: dict[tuple[CodeRef, str], tuple[Callable[..., Any], str]] = {}
+        self._functions: dict[tuple[CodeRef, str], _Known] = {}
         self._tracker = WorkerTracker(context.tracker) if context.tracker else None
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -315,10 +315,8 @@ class Workplace:
     def _begin_one(self, call: StepCall) -> Attempt:
         if not call.has_gpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves all devices visible to a task that asked for none
-        key = call.code, call.code_digest
         try:
-            if key not in self._functions:
-                self._functions[key] = self._function(call)
+            known = self._known(call)
         except BaseException as exc:  # noqa: BLE001 - importing the user's modules can raise anything
             failure = describe_failure(exc)
             now = time.time()
@@ -326,41 +324,90 @@ class Workplace:
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
             return Attempt(failed, [])
-        function, doubt = self._functions[key]
-        attempt = begin_step(call, function, self._store, worker=self._name, tracker=self._tracker)
-        return attempt.doubted(tuple(map(asdict, fingerprint(function).parts))) if doubt else attempt
+        with _restored():
+            attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
+        return attempt.doubted(known.doubt) if known.doubt else attempt
 
-    def _function(self, call: StepCall) -> tuple[Callable[..., Any], str]:
+    def _known(self, call: StepCall) -> "_Known":
+        """Return the step's function; what another step has changed in this process since casts doubt on it."""
+        key = call.code, call.code_digest
+        known = self._functions.get(key)
+        if known is None:
+            known = self._functions[key] = self._function(call)
+        elif known.state is not None and not known.state.holds():
+            known = self._functions[key] = _Known.of(known.function, call)
+        return known
+
+    def _function(self, call: StepCall) -> "_Known":
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""
-        function = _obtain(call.code)
-        if _is_what_was_hashed(function, call):
-            return function, ""
+        known = _Known.of(_obtain(call.code), call)
+        if not known.doubt:
+            return known
         # The driver has newer code than this process imported before: an edit in a notebook or a long session.
         for name, module in list(sys.modules.items()):
             if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
                 del sys.modules[name]
         importlib.invalidate_caches()
-        function = _obtain(call.code)
-        if _is_what_was_hashed(function, call):
-            return function, ""
-        if fingerprint(function).source_digest != call.source_digest:
+        known = _Known.of(_obtain(call.code), call)
+        if known.doubt and known.source_digest != call.source_digest:
             raise StoreError(
                 f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
                 "nothing was stored for it: run again"
             )
-        return function, (
-            "a constant that it uses, or a package, has another value in the worker than in this process, "
-            "so its result is not kept in the cache"
-        )
+        return known
 
 
-def _is_what_was_hashed(function: Callable[..., Any], call: StepCall) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A step's function in this process, with what its code is made of where that is not what the driver hashed."""
+
+    function: Callable[..., Any]
+    state: State | None
+    source_digest: str
+    doubt: tuple[Mapping[str, Json], ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], call: StepCall) -> "_Known":
+        found, state = watched(function)
+        if found.problems:
+            state = None  # it is never kept in the cache: nothing is left to be noticed
+        doubt = () if _is_what_was_hashed(found, call) else tuple(map(asdict, found.parts))
+        return cls(function, state, found.source_digest, doubt)
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    """Undo what the block does to this process's environment, path and folder: the next step may be another's."""
+    # The bytes behind os.environ: comparing its own items would decode them all, at 20 times the cost.
+    environment: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    before, path, folder = environment.copy(), sys.path.copy(), _folder()
+    try:
+        yield
+    finally:
+        if environment != before:
+            for name in environment.keys() - before.keys():
+                del os.environb[name]
+            os.environb.update(before)
+        if sys.path != path:
+            sys.path[:] = path
+        if _folder() != folder:
+            with suppress(OSError):  # that folder is gone: the step has removed what it was not given
+                os.chdir(folder)
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a Path would cost as much again
+    except FileNotFoundError:  # it was removed
+        return ""
+
+
+def _is_what_was_hashed(found: Fingerprint, call: StepCall) -> bool:
     """Say whether a step's function is the code that the driver took the fingerprint of.
 
     A pickle brings functions and classes along, classes in another order than they were written, and no statements
     that run on import. What counts there is that all that it found in this process is what the driver has.
     """
-    found = fingerprint(function)
     if not call.code.pickled:
         return found.digest == call.code_digest
     return not found.problems and _parts(found, is_brought=True) <= call.code.parts

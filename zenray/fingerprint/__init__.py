@@ -14,8 +14,18 @@ from zenray.fingerprint.names import CodeForms
 from zenray.fingerprint.origin import distribution_of, release_of
 from zenray.fingerprint.parts import CodePart, Fingerprint
 from zenray.fingerprint.sources import Sources
+from zenray.fingerprint.state import State
 
-__all__ = ["CodePart", "Fingerprint", "Fingerprinter", "distribution_of", "fingerprint", "release_of"]
+__all__ = [
+    "CodePart",
+    "Fingerprint",
+    "Fingerprinter",
+    "State",
+    "distribution_of",
+    "fingerprint",
+    "release_of",
+    "watched",
+]
 
 
 class Fingerprinter:
@@ -30,11 +40,23 @@ class Fingerprinter:
 
     def __call__(self, target: Callable[..., Any] | type) -> Fingerprint:
         """Return the fingerprint of a step, function or class as it is loaded in this process."""
+        return self._walked(target)[0]
+
+    def watched(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:
+        """Return a fingerprint and what it was taken of, to be told in microseconds whether it may have changed.
+
+        None in the place of the state where the code cannot be followed.
+        """
+        found, closure = self._walked(target)
+        return found, None if closure is None else closure.state()
+
+    def _walked(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, Closure | None]:
+        closure = Closure(self._forms, self._sources)
         try:
-            return Closure(self._forms, self._sources).walk(target)
+            return closure.walk(target), closure
         except Exception as error:  # noqa: BLE001  objects of the project may raise anything when they are looked at
             name = getattr(target, "__qualname__", repr(target))
-            return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",))
+            return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",)), None
 
 
 def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:
@@ -43,6 +65,11 @@ def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:
     Imports nothing. Takes some milliseconds for the first step of a module with twenty helpers, less for the next.
     """
     return _shared(target)
+
+
+def watched(target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:
+    """Return the fingerprint of a step, and what tells later whether it has to be taken anew."""
+    return _shared.watched(target)
 
 
 _shared = Fingerprinter()

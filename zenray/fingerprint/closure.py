@@ -38,6 +38,7 @@ from zenray.fingerprint.origin import (
 )
 from zenray.fingerprint.parts import CodePart, Fingerprint, Form, asked, text_of
 from zenray.fingerprint.sources import Sources
+from zenray.fingerprint.state import State
 from zenray.fingerprint.values import Values, is_zenray, library_module
 from zenray.hashing import digest_bytes, digest_value, encode, framed
 
@@ -126,6 +127,19 @@ class Closure:
         self._write_distributions()
         parts = sorted(self._parts.values(), key=lambda part: (part.kind != "step", part.kind, part.name))
         return Fingerprint(self._stream.hexdigest(), self._source_digest(), tuple(parts), tuple(self._problems))
+
+    def state(self) -> State:
+        """Return the values that the walk has met as they are now, after it has ended."""
+        statements = [thing.namespace for thing in self._things if isinstance(thing, Statements)]
+        namespaces = [function.__globals__ for function in self._functions] + list(map(vars, self._modules.values()))
+        return State(
+            functions=[thing for thing in self._things if type(thing) is types.FunctionType],
+            classes=self._classes,
+            namespaces=({id(n): n for n in (*namespaces, *statements)}).values(),
+            whole=[vars(thing) for thing in self._things if type(thing) is types.ModuleType],
+            names=frozenset(self._names.mentions),
+            unloaded=[thing.module_name for thing in self._things if isinstance(thing, UnloadedModule)],
+        )
 
     # What values and names need of the walk.
 

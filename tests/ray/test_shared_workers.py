@@ -1,0 +1,133 @@
+"""A worker process serves many steps: what one of them does to it must not reach the results of the next."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = {
+    "config.py": """
+MODE = "file"
+TABLE = {"rate": 1}
+
+class Options:
+    depth = 1
+""",
+    "flow.py": """
+import os, sys
+from pathlib import Path
+import config
+from zenray import pipeline, step
+
+ALL = 2  # CPUs: one worker process does everything
+
+@step(num_cpus=ALL)
+def mutate(x: int) -> int:
+    match x:
+        case 1: config.MODE = "mutated"
+        case 2: config.TABLE["rate"] = 2
+        case 3: config.Options.depth = 2
+        case 4: config.Options.__init__ = lambda self: None
+        case 5: os.chdir("/"); os.environ["LEAK"] = "yes"; sys.path.insert(0, "/leak"); del os.environ["KEPT"]
+    return x
+
+@step(num_cpus=ALL)
+def read(x: int, after: int) -> list[object]:
+    return [x, os.getpid(), config.MODE, config.TABLE["rate"], config.Options.depth]
+
+@step(num_cpus=ALL)
+def where(x: int, after: int) -> list[object]:
+    return [os.getpid(), os.getcwd(), os.environ.get("LEAK"), "/leak" in sys.path, os.environ.get("KEPT")]
+
+@pipeline
+def poison(how: int):
+    first = read(1, 0)
+    first.load()
+    return read(2, mutate.options(cache=False)(how))
+
+@pipeline
+def place():
+    first = where(1, 0)
+    return first, where(2, mutate.options(cache=False)(5))
+
+@step(num_cpus=ALL, cache=False)
+def forks(x: int, path: str, how: str) -> int:
+    if os.fork() == 0:
+        print("the child is here")
+        if how == "raises":
+            raise ValueError("in the child")
+        if how == "returns":
+            return -1
+        sys.exit(3)
+    pid, status = os.wait()
+    Path(path).write_text(str(os.waitstatus_to_exitcode(status)))
+    return x
+
+@pipeline
+def forking(path: str, how: str):
+    return forks(1, path, how)
+""",
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    for name, text in PROJECT.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def drive(folder: Path, home: Path, code: str) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ZENRAY_", "RAY_"))}
+    environment |= {"ZENRAY_HOME": str(home), "ZENRAY_STACK": "local", "KEPT": "kept"}
+    script = f"import os\nimport flow\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def told(ran: "subprocess.CompletedProcess[str]") -> object:
+    assert ran.returncode == 0, ran.stderr
+    return ast.literal_eval(ran.stdout.splitlines()[-1])
+
+
+POISON = """
+for _ in range(2):
+    run = flow.poison({how})
+    print([str(s.status) for s in run.steps.values()], run.steps["read_2"].output.load())
+print([str(s.status) for s in run.steps.values()], run.steps["read_2"].output.load()[2:])
+"""
+
+
+@pytest.mark.parametrize("how", [1, 2, 3, 4])
+def test_what_a_step_changes_poisons_no_key_of_another(project: Path, cluster_home: Path, how: int) -> None:
+    ran = drive(project, cluster_home, POISON.format(how=how))
+    assert ran.returncode == 0, ran.stderr
+    assert "differs between the worker and this process" in ran.stderr
+    again = drive(project, cluster_home, "run = flow.poison(0)\nprint(run.steps['read_2'].output.load()[2:])")
+    assert told(again) == ["file", 1, 1], again.stderr
+
+
+def test_what_changes_nothing_that_a_step_uses_is_kept(project: Path, cluster_home: Path) -> None:
+    code = "run = flow.poison(6)\nprint([str(s.status) for s in run.steps.values()])"
+    told(drive(project, cluster_home, code))
+    assert told(drive(project, cluster_home, code)) == ["cached", "succeeded", "cached"]
+
+
+def test_folder_environment_and_path_are_the_drivers_for_every_step(project: Path, cluster_home: Path) -> None:
+    code = "run = flow.place()\nprint([s.output.load() for n, s in run.steps.items() if n.startswith('where')])"
+    first, second = told(drive(project, cluster_home, code))  # type: ignore[misc]
+    assert first == second
+    assert first[1:] == [str(project), None, False, "kept"]
+
+
+@pytest.mark.parametrize(("how", "code"), [("returns", 0), ("raises", 1), ("exits", 3)])
+def test_a_forked_child_gives_no_result(project: Path, cluster_home: Path, how: str, code: int) -> None:
+    driven = f"run = flow.forking({str(project / 'code')!r}, {how!r})\nprint(run.steps['forks'].output.load())"
+    for stack in ("local", "inline"):
+        ran = drive(project, cluster_home, f"os.environ['ZENRAY_STACK'] = {stack!r}\n{driven}")
+        assert told(ran) == 1
+        assert (project / "code").read_text() == str(code)
