@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,11 +170,12 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[art
     # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
     token = active_caller.set(None)
     try:
-        result = function(*args, **kwargs)
-        if inspect.iscoroutine(result):
-            import asyncio
+        with _in_one_process():
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                import asyncio
 
-            result = asyncio.run(result)
+                result = asyncio.run(result)
     finally:
         active_caller.reset(token)
     for file in files:
@@ -193,6 +194,29 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[art
             done.discard()
         raise
     return prepared
+
+
+@contextmanager
+def _in_one_process() -> Iterator[None]:
+    """End a child that the block has forked where it comes out of it: the result is its parent's to give."""
+    pid = os.getpid()
+    code = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as exc:
+        code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+        raise
+    except BaseException:
+        if os.getpid() != pid:
+            traceback.print_exc()
+        raise
+    finally:
+        if os.getpid() != pid:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # whatever it is by now, nothing may keep the child alive
+                    stream.flush()
+            os._exit(code)
 
 
 _declared = functools.lru_cache(maxsize=None)(outputs_of)  # the annotations do not travel: not all of them pickle
