@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -196,6 +196,23 @@ def repair(manifest: Manifest, store: Store) -> str:
     return "its manifest was written anew from the metadata store"
 
 
+def is_same(stored: Manifest, recorded: Manifest) -> bool:
+    """Say whether a store's manifest says what the recorded one does; who wrote it first, and how it looks, may differ.
+
+    Other runs may have written an equal value: preview and producer are of whoever came first in that store.
+    """
+    return _essence(stored) == _essence(recorded)
+
+
+def _essence(manifest: Manifest) -> Manifest:
+    return replace(manifest, preview={}, producer="", metadata=_as_stored(manifest.metadata))
+
+
+def _as_stored(metadata: Json) -> Json:
+    """Return metadata as JSON gives it back: tuples as lists."""
+    return json.loads(json.dumps(metadata))
+
+
 def _is_whole(file: StoredFile, store: Store) -> bool:
     return store.has(file.digest, file.size_bytes) and store.stored_digest(file.digest) == file.digest
 
@@ -268,7 +285,15 @@ or opt in to pickle for this step, which ties the artifact to this code and thes
 
 def _put_manifest(manifest: Manifest, store: Store) -> None:
     data = json.dumps(manifest.to_json(), separators=(",", ":")).encode()
-    store.create_named(manifest_name(manifest.digest), data)
+    name = manifest_name(manifest.digest)
+    if store.create_named(name, data) or store.local_path(name) is None:
+        return
+    try:
+        stored = read_manifest(manifest.digest, store)
+    except CorruptedObjectError:
+        stored = None
+    if stored is None or not is_same(stored, manifest):
+        store.put_named(name, data)  # a disk or a person has changed it
 
 
 def _preview(preview: Any, value: Any) -> Mapping[str, Json]:

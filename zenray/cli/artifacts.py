@@ -249,8 +249,11 @@ def _problem(manifest: "Manifest", store: "Store") -> str:
 
     try:
         artifacts.verify(manifest, store)
-        if artifacts.read_manifest(manifest.digest, store) is None:
+        stored = artifacts.read_manifest(manifest.digest, store)
+        if stored is None:
             return f"artifact {manifest.digest[:12]}: its manifest is missing in {store.uri}"
+        if not artifacts.is_same(stored, manifest):
+            return f"artifact {manifest.digest[:12]}: its manifest in {store.uri} is not the one that was recorded"
     except StoreError as exc:  # a corrupted object is one too
         return str(exc)
     return ""

@@ -15,18 +15,24 @@ from typing import IO, Any, cast
 
 from blake3 import blake3
 
-from zenray.errors import StoreError
+from zenray.errors import CorruptedObjectError, StoreError
 from zenray.store import ObjectWriter, object_name
 
 _CHUNK_BYTES = 1 << 20
+_Mark = tuple[int, int, int]  # inode, time of modification in ns, size: of a file that was hashed
 
 
 class LocalStore:
-    """A store in a folder; safe for any number of processes that share it."""
+    """A store in a folder; safe for any number of processes that share it.
+
+    A process hashes each object once, when it first reads it: what the disk has changed must not spread. What it has
+    written itself it has hashed already.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         self.uri = str(self.root)
+        self._sound: dict[str, _Mark] = {}  # digest -> the file that had it
 
     def create(self) -> "LocalObjectWriter":
         """Begin a new object in ``tmp/``."""
@@ -47,24 +53,49 @@ class LocalStore:
             raise _translated(exc, "look up an object in", self.uri) from exc
 
     def open(self, digest: str) -> IO[bytes]:
-        """Open an object's file."""
-        with _translating("read", self.uri):
-            return Path(self._path(object_name(digest))).open("rb")
+        """Open an object's file; CorruptedObjectError where it has other bytes than were written."""
+        file = self._open(digest)
+        mark = _mark(file.fileno())
+        if self._sound.get(digest) != mark:
+            try:
+                self._check(digest, _digest(file), mark)
+            except BaseException:
+                file.close()
+                raise
+            file.seek(0)
+        return file
 
     def buffer(self, digest: str) -> memoryview:
-        """Map an object's file: pages are read when touched and shared between processes."""
-        with _translating("read", self.uri), self.open(digest) as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        """Map an object's file, checked as by ``open``: its pages are shared between processes."""
+        with _translating("read", self.uri), self._open(digest) as file:
+            mark = _mark(file.fileno())
+            is_empty = mark[2] == 0
+            view = memoryview(b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if self._sound.get(digest) != mark:
+            self._check(digest, blake3(view, max_threads=blake3.AUTO).hexdigest(), mark)
+        return view
 
     def stored_digest(self, digest: str) -> str:
         """Hash the object's file."""
-        with _translating("read", self.uri), self.open(digest) as file:
-            hasher = blake3(max_threads=blake3.AUTO)
-            while chunk := file.read(4 * _CHUNK_BYTES):
-                hasher.update(chunk)
-            return hasher.hexdigest()
+        with _translating("read", self.uri), self._open(digest) as file:
+            return _digest(file)
+
+    def written(self, digest: str, mark: "_Mark") -> None:
+        """Note that this process has just hashed an object's file while it wrote it."""
+        self._sound[digest] = mark
+
+    def _open(self, digest: str) -> IO[bytes]:
+        with _translating("read", self.uri):
+            return Path(self._path(object_name(digest))).open("rb")
+
+    def _check(self, digest: str, found: str, mark: "_Mark") -> None:
+        if found != digest:
+            raise CorruptedObjectError(
+                f"object {digest[:12]} in {self.uri} has other bytes than were written (their digest is {found[:12]}): "
+                "a disk or another program has changed them; `zenray artifact verify --repair` removes what is "
+                "damaged, so that its step runs again"
+            )
+        self._sound[digest] = mark
 
     def create_named(self, name: str, data: bytes) -> bool:
         """Write a file, or make the one that is there young again, which garbage collection spares."""
@@ -169,6 +200,7 @@ class LocalObjectWriter:
         self._size_bytes = 0
         self._is_whole = True
         self._digest = ""
+        self._mark: _Mark = (0, 0, 0)
 
     def write(self, data: Any) -> int:
         """Append bytes; large pieces are hashed on all cores."""
@@ -189,6 +221,7 @@ class LocalObjectWriter:
         self._digest = self._hasher.hexdigest()
         with _translating("write to", self._store.uri):
             os.fchmod(self._file.fileno(), 0o444)  # a stored object is never changed, not by accident either
+            self._mark = _mark(self._file.fileno())
             self._file.close()
         return self._digest, self._size_bytes
 
@@ -196,6 +229,7 @@ class LocalObjectWriter:
         """Rename to the digest, also over an object that is there: a damaged one is mended, and it is as new for gc."""
         with _translating("write to", self._store.uri):
             self._store.move_in(self._temporary, object_name(self._digest))
+        self._store.written(self._digest, self._mark)
 
     def commit(self) -> tuple[str, int]:
         """Finish and publish."""
@@ -208,6 +242,18 @@ class LocalObjectWriter:
         self._file.close()
         with suppress(OSError):
             os.unlink(self._temporary)
+
+
+def _mark(descriptor: int) -> _Mark:
+    info = os.fstat(descriptor)
+    return info.st_ino, info.st_mtime_ns, info.st_size
+
+
+def _digest(file: IO[bytes]) -> str:
+    hasher = blake3(max_threads=blake3.AUTO)
+    while chunk := file.read(4 * _CHUNK_BYTES):
+        hasher.update(chunk)
+    return hasher.hexdigest()
 
 
 def _write_all(file: io.FileIO, view: memoryview) -> None:

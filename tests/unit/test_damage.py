@@ -1,0 +1,126 @@
+"""Bytes that changed after they were written: noticed when they are used, named, and mended."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zenray import artifacts, pipeline, step
+from zenray.errors import CorruptedObjectError, StepFailed
+from zenray.materializer import registry
+from zenray.store import manifest_name, object_name, open_store
+
+
+@pytest.fixture(autouse=True)
+def _inline_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("ZENRAY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ZENRAY_STACK", "inline")
+    with np.errstate():
+        yield
+
+
+@step
+def big(n: int) -> bytes:
+    return bytes([n]) * 100_000
+
+
+@step(cache=False)
+def size(data: bytes, n: int) -> int:
+    return len(data)
+
+
+@pipeline
+def flow(n: int) -> Any:
+    return size(big(1), n)
+
+
+def flip(path: Path) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def objects(home: Path) -> list[Path]:
+    return [p for p in (home / "store" / "objects").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("way", ["open", "buffer"])
+def test_a_flipped_bit_is_noticed_when_an_object_is_first_read(tmp_path: Path, way: str) -> None:
+    manifest = artifacts.save(b"x" * 10_000, open_store(str(tmp_path)), table=registry.table())
+    (digest,) = (f.digest for f in manifest.files)
+    flip(tmp_path / object_name(digest))
+    store = open_store(str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(CorruptedObjectError, match=r"other bytes than were written.*artifact verify --repair"):
+            getattr(store, way)(digest)
+
+
+def test_a_whole_object_is_hashed_once_in_a_process(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    manifest = artifacts.save(b"x" * 10_000, store, table=registry.table())
+    (digest,) = (f.digest for f in manifest.files)
+    flip(tmp_path / object_name(digest))
+    with pytest.raises(CorruptedObjectError):
+        store.buffer(digest)  # also by who has written it: the file is not the one that was hashed
+    artifacts.save(b"x" * 10_000, store, table=registry.table())
+    info = (tmp_path / object_name(digest)).stat()
+    flip(tmp_path / object_name(digest))
+    os.utime(tmp_path / object_name(digest), ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert len(store.buffer(digest)) == len(b"x" * 10_000)  # nobody looks again
+
+
+def test_a_step_does_not_take_a_damaged_input(tmp_path: Path) -> None:
+    flow(1)
+    (path,) = objects(tmp_path / "home")
+    flip(path)
+    with pytest.raises(StepFailed, match="verify --repair") as caught:
+        flow(2)
+    assert "'size' failed" in str(caught.value)
+    mended = zenray("artifact", "verify", "--repair")
+    assert mended.returncode == 0, mended.stderr
+    assert flow(3).steps["size"].output.load() == 100_000
+
+
+def zenray(*words: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "zenray", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("damage", ["type", "files", "garbage"])
+def test_a_changed_manifest_is_found_and_written_anew(tmp_path: Path, damage: str) -> None:
+    run = flow(1)
+    path = tmp_path / "home" / "store" / manifest_name(run.steps["big"].output.digest)
+
+    def harm() -> bytes:
+        whole = path.read_bytes()
+        raw = json.loads(whole)
+        raw |= {"type": "builtins.str"} if damage == "type" else {"files": []} if damage == "files" else {}
+        path.write_text("{" if damage == "garbage" else json.dumps(raw))
+        return whole
+
+    whole = harm()
+    found = zenray("artifact", "verify")
+    assert found.returncode == 1
+    assert "manifest" in found.stdout
+    assert zenray("artifact", "verify", "--repair").returncode == 0
+    assert json.loads(path.read_bytes()) == json.loads(whole)
+    assert zenray("artifact", "verify").returncode == 0
+    harm()
+    artifacts.save(b"\1" * 100_000, open_store(str(tmp_path / "home" / "store")), table=registry.table())
+    assert zenray("artifact", "verify").returncode == 0
+
+
+def test_who_made_an_equal_value_first_is_no_damage(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    first = artifacts.save((1, {"a": 2}), store, table=registry.table(), producer="one")
+    artifacts.save((1, {"a": 2}), store, table=registry.table(), producer="two")
+    found = artifacts.read_manifest(first.digest, store)
+    assert found is not None
+    assert found.producer == "one"
