@@ -395,6 +395,7 @@ NEUTRAL: dict[str, tuple[str, str, str]] = {
     "slot without a value": ("class C: __slots__ = ('a',)\nX = C()\ndef f(): return X", "def f", "Y = C()\ndef f"),
     "docstring of a function that is passed on": ("def g(x):\n 'one'\n return x\ndef f(x): return list(map(g, x))", "one", "two"),
     "docstring beside a class in the body": ("def g():\n 'one'\ndef f():\n class C:\n  'text'\n return C, g()", "one", "two"),
+    "helper of a module renamed": ("import sys\ndef g(): return 1\nm = sys.modules[__name__]\ndef f(): return m.g()", "g()", "h()"),
 }  # fmt: skip
 
 

@@ -216,7 +216,7 @@ class _Normalizer:
         reference = Reference(
             name=step.argval,
             attributes=tuple(link.argval for link in chain),
-            is_called=_is_call(last) or self._pushes_null(after),
+            is_called=_is_call(step) or _is_call(last) or self._pushes_null(after) or self._pushes_null(position - 1),
             argument=self._string_at(after),
         )
         number = len(self.form.references)
@@ -227,8 +227,8 @@ class _Normalizer:
         return encode(("global", step.opname, own_name, _is_call(step), lookups, number)), after
 
     def _pushes_null(self, position: int) -> bool:
-        """Tell whether what was just loaded gets called, in the way of Python 3.13 for attributes of modules."""
-        return position < len(self.steps) and self.steps[position].opname == "PUSH_NULL"
+        """Tell whether what is loaded beside it gets called: before it in Python 3.12, after it in Python 3.13."""
+        return 0 <= position < len(self.steps) and self.steps[position].opname == "PUSH_NULL"
 
     def _string_at(self, position: int) -> str | None:
         position += self._pushes_null(position)
