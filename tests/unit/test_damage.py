@@ -2,18 +2,24 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
 from zenray import artifacts, pipeline, step
-from zenray.errors import CorruptedObjectError, StepFailed
+from zenray.errors import CorruptedObjectError, MetadataError, StepFailed
 from zenray.materializer import registry
+from zenray.metadata.ledger import Ledger
+from zenray.metadata.records import RunRecord
+from zenray.model import Status
 from zenray.store import manifest_name, object_name, open_store
 
 
@@ -124,3 +130,75 @@ def test_who_made_an_equal_value_first_is_no_damage(tmp_path: Path) -> None:
     found = artifacts.read_manifest(first.digest, store)
     assert found is not None
     assert found.producer == "one"
+
+
+class TestLedger:
+    """A ledger with damaged rows, or damaged pages."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "home" / "ledger.db"
+
+    def execute(self, path: Path, statement: str, *values: object) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(statement, values)
+
+    @pytest.mark.parametrize("garbage", ["{", "[1]", "null", "[[1]]", b"\xff\xfe"])
+    @pytest.mark.parametrize("table", ["cache_entries", "artifacts"])
+    def test_a_damaged_cache_entry_is_a_miss(self, path: Path, table: str, garbage: object) -> None:
+        flow(1)
+        column = {"cache_entries": "outputs", "artifacts": "manifest"}[table]
+        self.execute(path, f"UPDATE {table} SET {column} = ?", garbage)
+        run = flow(1)
+        assert run.steps["big"].status == "succeeded"
+        if table == "cache_entries":
+            assert flow(1).steps["big"].status == "cached"
+
+    def test_a_damaged_run_is_named_and_the_others_are_listed(self, path: Path) -> None:
+        runs = [flow(1), flow(1)]
+        first = runs[0].run_id
+        for damage in ("parameters = '{'", "status = 'odd'", "started_at = 'x'"):
+            self.execute(path, f"UPDATE runs SET {damage} WHERE run_id = ?", first)
+            listed = zenray("run", "list", "--json")
+            assert [r["run_id"] for r in json.loads(listed.stdout)] == [runs[1].run_id], listed.stderr
+            assert f"the record of run '{first}' is damaged (table 'runs'" in listed.stderr
+            shown = zenray("run", "show", first)
+            assert shown.returncode == 1
+            assert f"error: the record of run '{first}' is damaged" in shown.stderr
+            assert "Traceback" not in shown.stderr
+
+    def test_a_damaged_step_or_artifact_is_named_and_the_others_are_shown(self, path: Path) -> None:
+        run = flow(1)
+        self.execute(path, "UPDATE step_runs SET key_parts = '{' WHERE name = 'big'")
+        self.execute(path, "UPDATE attempts SET error = '{' WHERE name = 'big'")
+        digest = run.steps["size"].output.digest
+        self.execute(path, "UPDATE artifacts SET manifest = '{' WHERE digest = ?", digest)
+        shown = zenray("run", "show", run.run_id)
+        assert shown.returncode == 0, shown.stderr
+        assert "size" in shown.stdout
+        assert "the record of step 'big' of run" in shown.stderr
+        listed = zenray("artifact", "list")
+        assert listed.returncode == 0, listed.stderr
+        assert f"artifact '{digest}' is damaged" in listed.stderr
+        assert zenray("artifact", "gc", "--delete").returncode in (0, 2)
+
+    def test_an_empty_version_table_beside_tables_is_damage(self, path: Path) -> None:
+        flow(1)
+        self.execute(path, "DELETE FROM alembic_version")
+        with pytest.raises(MetadataError, match="is damaged: it has tables"):
+            flow(1)
+
+    @pytest.mark.parametrize("seed", range(30))
+    def test_flipped_bytes_of_the_file_are_an_error_of_ours_or_none(self, path: Path, seed: int) -> None:
+        with Ledger(f"sqlite:///{path}") as ledger:
+            ledger.create_run(RunRecord("r", "p", Status.SUCCEEDED, 1.0, parameters={"a": "b"}))
+        for suffix in ("-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        data = bytearray(path.read_bytes())
+        random = Random(seed)
+        for _ in range(200):
+            data[random.randrange(100, len(data))] ^= 1 << random.randrange(8)
+        path.write_bytes(data)
+        with closing(Ledger(f"sqlite:///{path}")) as ledger, suppress(MetadataError):
+            ledger.list_runs()
+            ledger.create_run(RunRecord("r2", "p", Status.RUNNING, 2.0))

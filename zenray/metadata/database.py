@@ -99,7 +99,7 @@ class Database:
             connection.exec_driver_sql(_BEGIN.get(self.dialect, "BEGIN"))
             yield connection
             connection.exec_driver_sql("COMMIT")
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, UnicodeDecodeError) as exc:
             self.release()
             raise self._error(exc, "write to the metadata store") from exc
         except BaseException:
@@ -175,7 +175,7 @@ class Database:
     def _read(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
         try:
             return self._connection().execute(statement, parameters).all()
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, UnicodeDecodeError) as exc:
             self.release()
             raise self._error(exc, "read the metadata store") from exc
 
@@ -200,7 +200,7 @@ class Database:
         engine = self._create_engine(silence_s=None if is_upgrade_allowed else self._silence_s)
         try:
             migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, UnicodeDecodeError) as exc:
             engine.dispose()
             raise self._error(exc, "open the metadata store") from exc
         self._engine = engine
@@ -242,7 +242,7 @@ class Database:
             event.listen(engine, "do_connect", lambda dialect, record, words, names: connect(*words, **names))
         return engine
 
-    def _error(self, exc: SQLAlchemyError, what: str) -> MetadataError:
+    def _error(self, exc: SQLAlchemyError | UnicodeDecodeError, what: str) -> MetadataError:
         return translate(exc, what=what, url=self.name, secrets=self._secrets)
 
     def _with_absolute_path(self, url: URL) -> URL:

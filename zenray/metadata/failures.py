@@ -52,7 +52,9 @@ _STARTING_WORDS = "starting up", "shutting down", "in recovery mode", "not yet a
 _PAUSE_MIN_S, _PAUSE_MAX_S = 0.05, 2.0
 
 
-def translate(exc: SQLAlchemyError, *, what: str, url: str, secrets: Collection[str] = ()) -> MetadataError:
+def translate(
+    exc: SQLAlchemyError | UnicodeDecodeError, *, what: str, url: str, secrets: Collection[str] = ()
+) -> MetadataError:
     """Return the error to raise: what could not be done, where (``url`` must not hold a password), what to do.
 
     ``secrets`` are masked in the driver's words, which may repeat what it was given.
@@ -114,10 +116,14 @@ def _number(exc: DBAPIError) -> object:
     return exc.orig.args[0] if exc.orig is not None and exc.orig.args else None
 
 
-def _advice(exc: SQLAlchemyError, code: str) -> str:
+def _advice(exc: SQLAlchemyError | UnicodeDecodeError, code: str) -> str:
+    if isinstance(exc, UnicodeDecodeError) or "malformed database schema" in str(exc):
+        return _DAMAGED  # SQLite gives text out as it is in the file
     for begin, advice in _ADVICE.items():
         if code.startswith(begin):
             return advice
+    if not code and type(getattr(exc, "orig", None)).__module__ == "sqlite3":
+        return _DAMAGED  # a text that is none
     if code or not isinstance(exc, DBAPIError) or isinstance(exc, IntegrityError):
         return _BUG
     if _is_crowded(exc):

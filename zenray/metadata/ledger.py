@@ -48,13 +48,11 @@ from zenray.metadata.schema import (
 from zenray.model import Json, Manifest, Status
 
 _CHUNK = 500  # values in one IN (...): every database takes as many
-_ARTIFACT = select(artifacts.c.manifest, artifacts.c.store, artifacts.c.created_at)
+_ARTIFACT = select(artifacts.c.digest, artifacts.c.manifest, artifacts.c.store, artifacts.c.created_at)
 _REFERENCED = union(select(step_outputs.c.digest), select(step_inputs.c.digest))
 _KEYS: BindParameter[str] = bindparam("keys", expanding=True)
 _ENTRIES = select(cache_entries).where(cache_entries.c.key.in_(_KEYS), cache_entries.c.store == bindparam("store"))
-_MANIFESTS = select(artifacts.c.digest, artifacts.c.manifest).where(
-    artifacts.c.digest.in_(_KEYS), artifacts.c.store == bindparam("store")
-)
+_MANIFESTS = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS), artifacts.c.store == bindparam("store"))
 
 
 class Ledger:
@@ -139,7 +137,7 @@ class Ledger:
             query = query.where(runs.c.status == status.value)
         if before is not None:
             query = query.where(runs.c.started_at < before)
-        return tuple(map(rows.run_from_row, self.database.read(query)))
+        return tuple(rows.readable(rows.run_from_row, self.database.read(query)))
 
     def pipelines(self) -> tuple[PipelineRecord, ...]:
         """Return all pipelines that have runs, by name."""
@@ -178,7 +176,7 @@ class Ledger:
         """Return the unfinished runs whose lease ended before ``now``, oldest first."""
         unfinished = runs.c.status.in_([s.value for s in Status if not s.is_finished])
         query = select(runs).where(unfinished, runs.c.lease_until < now).order_by(runs.c.started_at)
-        return tuple(map(rows.run_from_row, self.database.read(query)))
+        return tuple(rows.readable(rows.run_from_row, self.database.read(query)))
 
     def mark_lost(self, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
         """Fail an unfinished run whose lease ended before ``now``, or whose owner the caller knows to be dead.
@@ -208,9 +206,8 @@ class Ledger:
     def step_runs(self, run_id: str) -> tuple[StepRunRecord, ...]:
         """Return the step runs of a run in the order they were created."""
         query = select(step_runs).where(step_runs.c.run_id == run_id)
-        return tuple(
-            map(rows.step_from_row, self.database.read(query.order_by(step_runs.c.position, step_runs.c.name)))
-        )
+        found = self.database.read(query.order_by(step_runs.c.position, step_runs.c.name))
+        return tuple(rows.readable(rows.step_from_row, found))
 
     def step_run(self, run_id: str, name: str) -> StepRunRecord:
         """Return one step run; NotFoundError lists those that are there."""
@@ -240,12 +237,12 @@ class Ledger:
         if module is not None:
             query = query.where(step_runs.c.module == module)
         found = self.database.read(query.order_by(step_runs.c.started_at.desc()).limit(limit))
-        return tuple(map(rows.step_from_row, found))
+        return tuple(rows.readable(rows.step_from_row, found))
 
     def attempts(self, run_id: str, name: str | None = None) -> tuple[AttemptRecord, ...]:
         """Return the attempts of a step run, or of all step runs of a run, by name and number."""
         query = _of_run(attempts, run_id, name).order_by(attempts.c.name, attempts.c.number)
-        return tuple(map(rows.attempt_from_row, self.database.read(query)))
+        return tuple(rows.readable(rows.attempt_from_row, self.database.read(query)))
 
     def inputs(self, run_id: str, name: str | None = None) -> tuple[StepInput, ...]:
         """Return the inputs of a step run, or of all step runs of a run, by name, argument and position."""
@@ -285,7 +282,8 @@ class Ledger:
             query = query.where(artifacts.c.store == store)
         # Digests are hexadecimal, so "g" ends the range; unlike LIKE this uses the index everywhere.
         in_range = (artifacts.c.digest >= digest) & (artifacts.c.digest < digest + "g")
-        found = [_artifact(row) for row in self.database.read(query.where(in_range).limit(9))] if digest else []
+        read = self.database.read(query.where(in_range).limit(9)) if digest else ()
+        found = [rows.artifact_from_row(row) for row in read]
         _only_one(len({a.digest for a in found}), "artifact", digest, (a.digest for a in found))
         return found[0]
 
@@ -294,7 +292,10 @@ class Ledger:
         query = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS)).order_by(artifacts.c.created_at)
         if store is not None:
             query = query.where(artifacts.c.store == store)
-        return {record.digest: record for record in map(_artifact, self._read_in_chunks(query, tuple(digests)))}
+        return {
+            record.digest: record
+            for record in rows.readable(rows.artifact_from_row, self._read_in_chunks(query, tuple(digests)))
+        }
 
     def list_artifacts(
         self,
@@ -312,7 +313,7 @@ class Ledger:
             query = query.where(artifacts.c.type_name == type_name)
         if before is not None:
             query = query.where(artifacts.c.created_at < before)
-        return tuple(map(_artifact, self.database.read(query)))
+        return tuple(rows.readable(rows.artifact_from_row, self.database.read(query)))
 
     def find_cache_entries(self, keys: Sequence[str], store: str) -> dict[str, tuple[CacheEntry, tuple[Manifest, ...]]]:
         """Return what is recorded for keys in a store, with the manifests of the outputs in their order.
@@ -320,12 +321,10 @@ class Ledger:
         Two queries for each 500 keys. An entry with an output that the ledger does not know is left out.
         """
         found = self._read_in_chunks(_ENTRIES, keys, store=store)
-        entries = [CacheEntry(r.key, r.store, r.run_id, r.name, _outputs(r.outputs), r.created_at) for r in found]
+        entries = list(rows.readable(_entry, found))
         digests = list({digest for entry in entries for _, digest in entry.outputs})
-        manifests = {
-            row.digest: rows.manifest_from_text(row.manifest)
-            for row in self._read_in_chunks(_MANIFESTS, digests, store=store)
-        }
+        records = rows.readable(rows.artifact_from_row, self._read_in_chunks(_MANIFESTS, digests, store=store))
+        manifests = {record.digest: record.manifest for record in records}
         return {
             entry.key: (entry, tuple(manifests[digest] for _, digest in entry.outputs))
             for entry in entries
@@ -335,9 +334,8 @@ class Ledger:
     def entries_with(self, digests: Collection[str], *, store: str) -> tuple[CacheEntry, ...]:
         """Return the cache entries of a store whose outputs are all among the given artifacts."""
         found = self.database.read(select(cache_entries).where(cache_entries.c.store == store))
-        entries = (CacheEntry(r.key, r.store, r.run_id, r.name, _outputs(r.outputs), r.created_at) for r in found)
         known = set(digests)
-        return tuple(e for e in entries if known.issuperset(d for _, d in e.outputs))
+        return tuple(e for e in rows.readable(_entry, found) if known.issuperset(d for _, d in e.outputs))
 
     def add_copies(self, records: Sequence[ArtifactRecord], entries: Sequence[CacheEntry]) -> None:
         """Record artifacts that were copied from another store, and cache entries for them; what is there stays."""
@@ -378,7 +376,7 @@ class Ledger:
                 {"_key": row.key, "_store": row.store}
                 for row in connection.execute(query)
                 if (wanted_keys is None or row.key in wanted_keys)
-                and (wanted_digests is None or not wanted_digests.isdisjoint(d for _, d in _outputs(row.outputs)))
+                and (wanted_digests is None or not wanted_digests.isdisjoint(_of_entries([row])))
             ]
             if doomed:
                 is_doomed = cache_entries.c.key == bindparam("_key"), cache_entries.c.store == bindparam("_store")
@@ -398,7 +396,8 @@ class Ledger:
         """Return a store's artifacts that nothing refers to and that are older than a time, oldest first."""
         query = _ARTIFACT.where(artifacts.c.store == store, artifacts.c.created_at < before, ~_is_in_a_run())
         cached = _of_entries(self.database.read(select(cache_entries.c.outputs)))
-        found = map(_artifact, self.database.read(query.order_by(artifacts.c.created_at, artifacts.c.digest)))
+        read = self.database.read(query.order_by(artifacts.c.created_at, artifacts.c.digest))
+        found = rows.readable(rows.artifact_from_row, read)
         return tuple(record for record in found if record.digest not in cached)
 
     def delete_artifacts(self, digests: Collection[str], *, store: str) -> set[str]:
@@ -436,22 +435,18 @@ def _is_in_a_run() -> ColumnElement[bool]:
     )
 
 
-def _outputs(text: str) -> tuple[tuple[str, str], ...]:
-    """Return the outputs of a cache entry: (name, digest)."""
-    return tuple((name, digest) for name, digest in rows.from_json(text))
+def _entry(row: Any) -> CacheEntry:
+    return CacheEntry(row.key, row.store, row.run_id, row.name, rows.outputs_of_entry(row), float(row.created_at))
 
 
 def _of_entries(found: Iterable[Any]) -> set[str]:
-    return {digest for row in found for _, digest in _outputs(row.outputs)}
+    """Return the digests that cache entries name; a damaged one is found by nobody, and holds nothing."""
+    return {digest for outputs in rows.readable(rows.outputs_of_entry, found) for _, digest in outputs}
 
 
 def _of_run(table: Table, run_id: str, name: str | None) -> Select[Any]:
     query = select(table).where(table.c.run_id == run_id)
     return query if name is None else query.where(table.c.name == name)
-
-
-def _artifact(row: Any) -> ArtifactRecord:
-    return ArtifactRecord(rows.manifest_from_text(row[0]), row[1], row[2])
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

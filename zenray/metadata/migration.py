@@ -42,6 +42,8 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
             return
         connection.exec_driver_sql(_SERVER_LOCK[engine.dialect.name])  # until the connection is closed
         revision = _revision(connection, name)
+        if revision == _UNVERSIONED:
+            _refuse_unstamped(connection, name)
         if revision is None:
             _refuse_foreign(connection, name)
             _create(connection)
@@ -70,6 +72,8 @@ def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
         if revision is None:
             _create(connection)
         elif revision != HEAD:
+            if revision == _UNVERSIONED:
+                _refuse_unstamped(connection, name)
             backup = path.with_name(f"{path.name}.{revision or 'empty'}-{time.strftime('%Y%m%dT%H%M%S')}.bak")
             connection.exec_driver_sql("VACUUM INTO ?", (str(backup),))
             # Alembic rebuilds a table to change it: with enforcement on, dropping the old one would cascade.
@@ -119,6 +123,16 @@ def _refuse_foreign(connection: Connection, name: str) -> None:
         raise MetadataError(
             f"{name!r} belongs to another program: it has tables ({', '.join(sorted(found)[:5])}) and no "
             f"{VERSION_TABLE}; use another database"
+        )
+
+
+def _refuse_unstamped(connection: Connection, name: str) -> None:
+    """Raise where the version table says that there is nothing yet, and there are tables."""
+    found = set(inspect(connection).get_table_names()) & set(metadata.tables)
+    if found:
+        raise MetadataError(
+            f"{name!r} is damaged: it has tables ({', '.join(sorted(found)[:5])}), and its {VERSION_TABLE} is empty; "
+            "nothing was changed: restore it from a backup, or move it away to begin a new one"
         )
 
 

@@ -4,13 +4,15 @@ Runs in: driver.
 """
 
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Delete, Dialect, Row, Table, bindparam, delete, update
 
-from zenray.errors import shown
+from zenray.errors import MetadataError, shown
 from zenray.metadata import schema
 from zenray.metadata.database import Database
 from zenray.metadata.records import (
@@ -29,6 +31,8 @@ from zenray.metadata.records import (
 from zenray.model import Json, Manifest, Status
 
 Values = dict[str, Any]
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _MAX_TEXT = 10_000  # characters of what JSON cannot express
 
 
@@ -86,11 +90,12 @@ def run_to_row(run: RunRecord) -> Values:
 
 
 def run_from_row(row: Row[Any]) -> RunRecord:
-    """Return the run of a row of ``runs``."""
+    """Return the run of a row of ``runs``; MetadataError where it is damaged."""
     values = dict(row._mapping)
-    for name in ("parameters", "error", "versions", "outputs"):
-        values[name] = from_json(values[name])
-    return RunRecord(**values | {"status": Status(values["status"])})
+    with _reading("runs", f"run {values['run_id']!r}"):
+        for name in ("parameters", "error", "versions", "outputs"):
+            values[name] = from_json(values[name])
+        return RunRecord(**values | {"status": Status(values["status"]), "started_at": float(values["started_at"])})
 
 
 def _step_to_row(step: StepRunRecord) -> Values:
@@ -120,12 +125,14 @@ def _step_to_row(step: StepRunRecord) -> Values:
 
 
 def step_from_row(row: Row[Any]) -> StepRunRecord:
-    """Return the step run of a row of ``step_runs``."""
+    """Return the step run of a row of ``step_runs``; MetadataError where it is damaged."""
     values = dict(row._mapping)
-    for name in ("key_parts", "parameters", "resources", "error", "tags", "metadata"):
-        values[name] = from_json(values[name])
-    source = values.pop("source_run_id"), values.pop("source_name")
-    return StepRunRecord(**values | {"status": Status(values["status"]), "cache_source": source if source[0] else None})
+    with _reading("step_runs", f"step {values['name']!r} of run {values['run_id']!r}"):
+        for name in ("key_parts", "parameters", "resources", "error", "tags", "metadata"):
+            values[name] = from_json(values[name])
+        source = values.pop("source_run_id"), values.pop("source_name")
+        values |= {"status": Status(values["status"]), "cache_source": source if source[0] else None}
+        return StepRunRecord(**values)
 
 
 def _attempt_to_row(attempt: AttemptRecord) -> Values:
@@ -145,9 +152,10 @@ def _attempt_to_row(attempt: AttemptRecord) -> Values:
 
 
 def attempt_from_row(row: Row[Any]) -> AttemptRecord:
-    """Return the attempt of a row of ``attempts``."""
+    """Return the attempt of a row of ``attempts``; MetadataError where it is damaged."""
     values = dict(row._mapping)
-    return AttemptRecord(**values | {"status": Status(values["status"]), "error": from_json(values["error"])})
+    with _reading("attempts", f"attempt {values['number']} of step {values['name']!r} of run {values['run_id']!r}"):
+        return AttemptRecord(**values | {"status": Status(values["status"]), "error": from_json(values["error"])})
 
 
 def _artifact_to_row(artifact: ArtifactRecord) -> Values:
@@ -164,9 +172,39 @@ def _artifact_to_row(artifact: ArtifactRecord) -> Values:
     }
 
 
-def manifest_from_text(text: str) -> Manifest:
-    """Return the manifest that the column ``manifest`` holds."""
-    return Manifest.from_json(json.loads(text))
+def artifact_from_row(row: Row[Any]) -> ArtifactRecord:
+    """Return the artifact of a row (digest, manifest, store, created_at); MetadataError where it is damaged."""
+    digest, manifest, store, created_at = tuple(row)
+    with _reading("artifacts", f"artifact {digest!r}"):
+        return ArtifactRecord(Manifest.from_json(json.loads(manifest)), store, float(created_at))
+
+
+def outputs_of_entry(row: Row[Any]) -> tuple[tuple[str, str], ...]:
+    """Return the outputs of a cache entry: (name, digest); MetadataError where it is damaged."""
+    with _reading("cache_entries", "a cache entry"):
+        return tuple((name, digest) for name, digest in from_json(row.outputs))
+
+
+def readable(parse: Callable[[Row[Any]], T], found: Iterable[Row[Any]]) -> Iterator[T]:
+    """Give what rows stand for; a damaged one is reported, and does not take the others along."""
+    for row in found:
+        try:
+            record = parse(row)
+        except MetadataError as exc:
+            _log.warning("%s", exc)
+        else:
+            yield record
+
+
+@contextmanager
+def _reading(table: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as exc:
+        raise MetadataError(
+            f"the record of {what} is damaged (table {table!r}: {type(exc).__name__}: {exc}); restore the metadata "
+            f"store from a backup, or delete that row: nothing else is lost by that"
+        ) from exc
 
 
 class Batch:
