@@ -22,7 +22,7 @@ from zenray import artifacts, cache
 from zenray.annotations import describe, may_flow
 from zenray.arguments import ArgumentTree, artifacts_in
 from zenray.errors import DefinitionError, RunCancelled, StepFailed, ZenRayError
-from zenray.fingerprint import Fingerprint, fingerprint
+from zenray.fingerprint import Fingerprint, Watch, fingerprint
 from zenray.futures import Artifact
 from zenray.graph import Graph
 from zenray.journal import Journal, RecordWriter, StepState
@@ -81,6 +81,10 @@ class Coordinator:
         self._condition = threading.Condition(threading.RLock())
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
+        # Where steps run in this process, code of the pipeline may change what they read between two of them.
+        self._watch = Watch() if launcher.is_blocking else None
+        self._has_user_run = False
+        self._noted: set[str] = set()
         self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
@@ -206,6 +210,14 @@ class Coordinator:
 
     def _wait(self, is_done: Any) -> None:
         self.start()
+        self._has_user_run = True
+        try:
+            self._wait_until(is_done)
+        finally:
+            if self._watch is not None:
+                self._watch.refresh()  # what a step changed in this process is no edit of the ones that follow
+
+    def _wait_until(self, is_done: Any) -> None:
         while True:
             with self._condition:
                 if self._error is not None:
@@ -335,13 +347,23 @@ class Coordinator:
         return cache.key_of(state.step, state.arguments, digests, code, materializers, taken, libraries)
 
     def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
-        """Return the fingerprint of a step's code, computed once a run."""
+        """Return the fingerprint of a step's code; computed once a run unless the pipeline changes what it reads."""
+        if self._has_user_run:
+            self._has_user_run = False
+            if self._watch is not None and self._watch.is_changed():
+                self._watch = Watch()
+                self._fingerprints.clear()
         found = self._fingerprints.get(step.function)
         if found is None:
-            found = self._fingerprints[step.function] = fingerprint(step.function)
+            found = self._fingerprints[step.function] = fingerprint(step.function, self._watch)
             for problem in found.problems:
-                self._observer.on_note(f"step {step.name!r} is never cached: {problem}")
+                self._note(f"step {step.name!r} is never cached: {problem}")
         return found
+
+    def _note(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self._observer.on_note(text)
 
     def known_fingerprint(self, state: StepState) -> Fingerprint | None:
         """Return the fingerprint of a step whose key has been computed."""

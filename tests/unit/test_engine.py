@@ -1308,3 +1308,63 @@ def test_the_version_of_the_library_of_an_input_is_in_the_key() -> None:
     keys = [cache.key_of(total, {}, [], code, {}, libraries=libraries) for libraries in (found, {"pandas": ["0", ""]})]
     assert keys[0].key != keys[1].key
     assert cache.differences(keys[1].parts, keys[0].parts, [], []) == ["distribution 'pandas' changed"]
+
+
+MODE: Any = "a"
+LEVELS: dict[str, Any] = {"n": 1, "inner": [1]}
+WEIGHTS = np.zeros(2)
+SEEN: list[int] = []
+
+
+@step
+def by_mode(n: int) -> str:
+    SEEN.append(n)
+    return f"{MODE}{LEVELS}{WEIGHTS.tolist()}{n}"
+
+
+def _set(name: str, value: object) -> None:
+    vars(sys.modules[__name__])[name] = value
+
+
+EDITS: dict[str, Callable[[], object]] = {
+    "global": lambda: _set("MODE", "b"),
+    "item of a dict": lambda: LEVELS.update(n=2),
+    "list inside of a dict": lambda: LEVELS["inner"].append(2),
+    "array": lambda: WEIGHTS.__setitem__(0, 5.0),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_what_the_pipeline_changes_between_two_steps_is_in_the_key_of_the_second(name: str) -> None:
+    @pipeline
+    def once() -> list[str]:
+        return [by_mode(1).load()]
+
+    @pipeline
+    def twice() -> list[str]:
+        first = by_mode(1).load()
+        EDITS[name]()
+        return [first, by_mode(1).load()]
+
+    _set("MODE", "a")
+    _set("LEVELS", {"n": 1, "inner": [1]})
+    _set("WEIGHTS", np.zeros(2))
+    SEEN.clear()
+    once()
+    SEEN.clear()
+    run = twice()
+    assert [str(s.status) for s in run.steps.values()] == ["cached", "succeeded"]
+    first, second = (s.output.load() for s in run.steps.values())
+    assert first != second == f"{MODE}{LEVELS}{WEIGHTS.tolist()}1"
+
+
+def test_what_a_step_changes_in_this_process_leaves_the_keys_of_the_next_ones() -> None:
+    @pipeline
+    def loop() -> None:
+        for n in range(3):
+            by_mode(n).load()
+
+    SEEN.clear()
+    loop()
+    SEEN.clear()
+    assert [str(s.status) for s in loop().steps.values()] == ["cached"] * 3

@@ -15,12 +15,14 @@ from zenray.fingerprint.origin import distribution_of, release_of
 from zenray.fingerprint.parts import CodePart, Fingerprint
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.state import State
+from zenray.fingerprint.watch import Watch
 
 __all__ = [
     "CodePart",
     "Fingerprint",
     "Fingerprinter",
     "State",
+    "Watch",
     "distribution_of",
     "fingerprint",
     "release_of",
@@ -38,9 +40,9 @@ class Fingerprinter:
         self._forms = CodeForms()
         self._sources = Sources()
 
-    def __call__(self, target: Callable[..., Any] | type) -> Fingerprint:
+    def __call__(self, target: Callable[..., Any] | type, watch: Watch | None = None) -> Fingerprint:
         """Return the fingerprint of a step, function or class as it is loaded in this process."""
-        return self._walked(target)[0]
+        return self._walked(target, watch)[0]
 
     def watched(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:
         """Return a fingerprint and what it was taken of, to be told in microseconds whether it may have changed.
@@ -50,8 +52,10 @@ class Fingerprinter:
         found, closure = self._walked(target)
         return found, None if closure is None else closure.state()
 
-    def _walked(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, Closure | None]:
-        closure = Closure(self._forms, self._sources)
+    def _walked(
+        self, target: Callable[..., Any] | type, watch: Watch | None = None
+    ) -> tuple[Fingerprint, Closure | None]:
+        closure = Closure(self._forms, self._sources, watch)
         try:
             return closure.walk(target), closure
         except Exception as error:  # noqa: BLE001  objects of the project may raise anything when they are looked at
@@ -59,12 +63,13 @@ class Fingerprinter:
             return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",)), None
 
 
-def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:
+def fingerprint(target: Callable[..., Any] | type, watch: Watch | None = None) -> Fingerprint:
     """Return the fingerprint of a step, function or class as it is loaded in this process.
 
-    Imports nothing. Takes some milliseconds for the first step of a module with twenty helpers, less for the next.
+    A `watch` remembers the values that it was made of. Imports nothing. Takes some milliseconds for the first step of
+    a module with twenty helpers, less for the next.
     """
-    return _shared(target)
+    return _shared(target, watch)
 
 
 def watched(target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:

@@ -40,6 +40,7 @@ from zenray.fingerprint.parts import CodePart, Fingerprint, Form, asked, text_of
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.state import State
 from zenray.fingerprint.values import Values, is_zenray, library_module
+from zenray.fingerprint.watch import Watch
 from zenray.hashing import digest_bytes, digest_value, encode, framed
 
 # Changes when the meaning of a digest changes, so that older cache entries are not found any more.
@@ -80,8 +81,9 @@ class Statements:
 class Closure:
     """One walk from one step."""
 
-    def __init__(self, forms: CodeForms, sources: Sources) -> None:
+    def __init__(self, forms: CodeForms, sources: Sources, watch: Watch | None = None) -> None:
         self.root = ""
+        self._watch = watch
         self._forms = forms
         self._sources = sources
         self._values = Values(self)
@@ -106,7 +108,7 @@ class Closure:
         self._asked_classes = 0  # how many of them were asked for their subclasses
         self._passed_to_library: set[int] = set()
         self._in_library = False
-        self._is_background = False  # visiting what only import-time statements reach
+        self.is_background = False  # visiting what only import-time statements reach
         self._is_silent = False  # inside of a function of a library, whose variables mean nothing to people
 
     def walk(self, target: Callable[..., Any] | type) -> Fingerprint:
@@ -158,7 +160,7 @@ class Closure:
             )
         elif number == len(self._things):
             self._things.append(thing)
-            self._queue.append((thing, name, self._is_background))
+            self._queue.append((thing, name, self.is_background))
         if self._names.is_lasting:
             self._edges.setdefault(self._current, []).append(number)
         form.link(number, text_of(thing, "__qualname__") or name)
@@ -174,6 +176,13 @@ class Closure:
         is_made = "<locals>" in thing.__qualname__ and bool(thing.__flags__ & _HEAP_TYPE)
         return whose is Origin.FIRST_PARTY or (whose is Origin.INSTALLED and is_made)
 
+    def is_opaque(self, kind: type) -> bool:
+        """Tell whether instances of a library's class hold more than data, such as caches that fill.
+
+        The statements that make them are written with those that run on import.
+        """
+        return kind.__module__.partition(".")[0] != "numpy" and self._is_installed(kind.__module__)
+
     def is_address(self, number: int) -> bool:
         """Tell whether a number is the id of something that was met."""
         return number in self._numbers
@@ -186,6 +195,16 @@ class Closure:
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
         self._libraries.setdefault(module_name)
+
+    def note_read(self, namespace: Mapping[str, Any], name: str) -> None:
+        """Note that code reads a global."""
+        if self._watch is not None:
+            self._watch.read(namespace, name)
+
+    def note_state(self, thing: object) -> None:
+        """Note that code can reach something whose content may change."""
+        if self._watch is not None:
+            self._watch.state(thing)
 
     def note_release(self, name: str | None) -> None:
         """Note that code asks for the version of a distribution, by its name or by one that is computed."""
@@ -210,7 +229,7 @@ class Closure:
         What an import-time statement does to a library counts by its code, and by that of what it uses; values of
         which not even the type's content can be seen do not make every step of the module a problem.
         """
-        if not self._is_background:
+        if not self.is_background:
             self._problems.setdefault(text)
 
     def reach(self, namespace: Mapping[str, Any]) -> None:
@@ -240,14 +259,14 @@ class Closure:
         is_done = False
         while not is_done:
             while self._queue:
-                thing, name, self._is_background = self._queue.popleft()
+                thing, name, self.is_background = self._queue.popleft()
                 self._current = self._numbers[id(thing)]
                 form = Form()
                 self._visit(thing, name, form)
                 self._stream.update(framed(b"thing", form.linked))
-            self._names.is_lasting = self._is_background = False
+            self._names.is_lasting = self.is_background = False
             if not self._queue_annotated() and not self._queue_subclasses():
-                self._is_background = True
+                self.is_background = True
                 is_done = not self._pending_modules
                 if self._pending_modules:
                     self._visit_import_time(self._pending_modules.popleft())
@@ -279,6 +298,7 @@ class Closure:
             self._library_function(function, form)
             return
         self._functions.append(function)
+        self.note_state(function)
         code, namespace = function.__code__, function.__globals__
         is_generated = code.co_filename.startswith("<")
         qualname = function.__qualname__ if is_generated else code.co_qualname
@@ -329,6 +349,7 @@ class Closure:
 
     def _instance(self, value: Any, name: str, form: Form) -> None:
         was_lasting, self._names.is_lasting = self._names.is_lasting, False
+        self.note_state(value)
         if issubclass(type(value), functools.singledispatchmethod):
             self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
         elif not self._wrapper(value, getattr(class_module(type(value)), "__name__", ""), form):
@@ -359,6 +380,7 @@ class Closure:
             self.note_distribution(cls.__module__)
             return
         self._classes.append(cls)
+        self.note_state(cls)
         # With its module: an instance that was stored is loaded from there.
         form.text("class", display_name(cls.__module__), cls.__qualname__)
         bases: tuple[type, ...] = (type(cls), *cls.__bases__)
@@ -401,6 +423,7 @@ class Closure:
             if key in _OF_EVERY_MODULE:
                 continue
             form.text(key)
+            self.note_read(vars(module), key)
             self._names.write_target(value, form, f"{name}.{key}")
 
     def _statements(self, thing: Statements, form: Form) -> None:

@@ -85,6 +85,9 @@ class Walk(Protocol):
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
 
+    def note_read(self, namespace: Namespace, name: str) -> None:
+        """Note that code reads a global."""
+
     def note_release(self, name: str | None) -> None:
         """Note that code asks for the version of a distribution, by its name or by one that is computed."""
 
@@ -190,6 +193,7 @@ class Names:
                 self._missing_attribute(value, attribute, form)
                 return
             name = f"{display_name(value.__name__)}.{attribute}"
+            self._walk.note_read(vars(value), attribute)
             value = vars(value)[attribute]
         if value is _ABSENT:
             return
@@ -214,6 +218,7 @@ class Names:
         elif name in _MODULE_NAMES:
             form.text("module", name)
         elif name in namespace:
+            self._walk.note_read(namespace, name)
             return namespace[name]
         elif reference.is_guess:
             pass
@@ -367,6 +372,7 @@ class Names:
             if name == "*":
                 continue
             if name in vars(module):
+                self._walk.note_read(vars(module), name)
                 self.write_target(vars(module)[name], form, f"{display_name(module.__name__)}.{name}")
             else:
                 self._missing_attribute(module, name, form)

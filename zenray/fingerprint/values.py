@@ -64,6 +64,13 @@ class Walk(Protocol):
     def root(self) -> str:
         """The folder that paths of the project are relative to."""
 
+    @property
+    def is_background(self) -> bool:
+        """True while what only import-time statements reach is visited."""
+
+    def is_opaque(self, kind: type) -> bool:
+        """Tell whether instances of a library's class hold more than data, such as caches that fill."""
+
     def link(self, thing: Any, form: Form, name: str) -> None:
         """Write a reference to a function, class, module or instance, and visit it later."""
 
@@ -75,6 +82,9 @@ class Walk(Protocol):
 
     def is_own_module(self, module_name: str) -> bool:
         """Tell whether a module is the project's own."""
+
+    def note_state(self, thing: object) -> None:
+        """Note that code can reach something whose content may change."""
 
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
@@ -113,6 +123,7 @@ class Values:
         kind = type(value)
         if kind in _MUTABLE:
             form.alias(self.alias_number(value))
+            self._walk.note_state(value)
         if kind in _PLAIN:
             form.raw(encode(value))
         elif kind is str or kind in _PATHS:
@@ -230,7 +241,10 @@ class Values:
         if isinstance(size_bytes, int) and size_bytes > _SIZE_LIMIT_BYTES:
             self._walk.problem(f"{name} is too large to be compared; pass it to the step as a parameter")
             return
-        if _is_tensor(kind):
+        if self._walk.is_background and self._walk.is_opaque(kind):
+            form.text("made by statements", _type_name(value))
+            self._walk.note_distribution(kind.__module__)
+        elif _is_tensor(kind):
             self._tensor(value, form, name)
         else:
             self._reduced(value, form, name)
