@@ -3,7 +3,6 @@
 Runs in: driver.
 """
 
-import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 
 from zenray import artifacts
 from zenray.annotations import describe, may_flow
+from zenray.cache import UNKNOWN_CODE
 from zenray.errors import DefinitionError, MaterializerError, StoreError
 from zenray.files import File, Folder
 from zenray.fingerprint import fingerprint
@@ -105,7 +105,7 @@ class ArgumentTree:
 
     def _foreign(self, argument: str, manifest: Manifest) -> Slot:
         if manifest.may_hold_instances:
-            self.heritage.add(secrets.token_hex(16))  # which code its instances need is not recorded
+            self.heritage.add(UNKNOWN_CODE)
         return self._slot(Input(argument, "", 0, manifest))
 
     def _literal(self, argument: str, value: Any) -> Slot:
@@ -126,7 +126,7 @@ class ArgumentTree:
         self.stored.append(ArtifactRecord(manifest, self._store.uri, time.time()))
         if manifest.may_hold_instances:
             found = fingerprint(partial(id, value))
-            self.heritage.add(secrets.token_hex(16) if found.problems else found.digest)
+            self.heritage.add(UNKNOWN_CODE if found.problems else found.digest)
         return self._slot(Input(argument, "", 0, manifest))
 
     def _slot(self, found: Input) -> Slot:

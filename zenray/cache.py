@@ -16,6 +16,7 @@ from zenray.model import Json, Slot
 from zenray.step import Step
 
 MAX_FILES = 1000  # of a folder, of which explain can say what changed
+UNKNOWN_CODE = "unknown"  # in the place of a digest: whatever needs that code has no key
 RECIPE = 3  # of the key itself: raised when the same inputs must no longer give the same key
 
 
@@ -45,7 +46,8 @@ def key_of(
         inputs: the digests of the input artifacts, by Slot index.
         code: the fingerprint of its code.
         materializers: the registrations beyond the built-in ones that can matter for it, with digests of their code.
-        heritage: digests of the code that made those inputs which may hold instances of the user's classes.
+        heritage: digests of the code that made those inputs which may hold instances of the user's classes, or
+            ``UNKNOWN_CODE``.
         libraries: the distributions whose objects it takes, by name.
     """
     counted = {n: v for n, v in arguments.items() if n not in step.settings.ignore}
@@ -63,9 +65,17 @@ def key_of(
         parts["libraries"] = dict(libraries)
     if code.problems:
         return CacheKey("", parts, "its code cannot be followed: " + "; ".join(code.problems))
+    if UNKNOWN_CODE in parts["classes"]:
+        return CacheKey("", parts, _UNKNOWN_INSTANCES)
     key = digest_value(["step", parts])
     files = {name: _files_of(value) for name, value in counted.items() if type(value) is Folder}
     return CacheKey(key, parts | ({"files": files} if files else {}))  # for explain: the key has the folder's digest
+
+
+_UNKNOWN_INSTANCES = (
+    "it takes instances of classes whose code is not recorded: they come from another run, or from code that cannot be "
+    "followed; give plain values or tables, or call the step that makes them in this pipeline"
+)
 
 
 def libraries(type_names: Iterable[str]) -> dict[str, Json]:

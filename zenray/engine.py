@@ -8,7 +8,6 @@ lock: in a thread of its own, or, with a blocking launcher, in the pipeline's th
 """
 
 import pickle
-import secrets
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -336,7 +335,7 @@ class Coordinator:
                 taken |= self.steps[taken_from.producer].heritage
         # Its own code counts for whoever takes instances from it, whatever its parts are: a class may hide in a module
         # that is not loaded yet, and a pickle or a materializer may name a function.
-        state.heritage = frozenset(taken | {secrets.token_hex(16) if code.problems else code.digest})
+        state.heritage = frozenset(taken | {cache.UNKNOWN_CODE if code.problems else code.digest})
         if self._materializers is None:
             self._materializers = CustomMaterializers()
         taken_with = [self.steps[i.producer].materializers if i.producer else None for i in state.inputs]

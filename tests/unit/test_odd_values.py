@@ -19,10 +19,12 @@ import pytest
 from zenray import File, Folder, artifacts, pipeline, step
 from zenray.annotations import fits, may_flow
 from zenray.cli import failures
+from zenray.cli.explanation import Explainer
 from zenray.errors import DefinitionError, StoreError, UnfinishedArtifactError, shown
 from zenray.materializer import registry
 from zenray.metadata.rows import from_json, to_json
 from zenray.store import open_store
+from zenray.views import Books
 
 HUGE = 10**5000
 
@@ -65,6 +67,11 @@ class Unshowable:
 @step
 def number(n: int) -> int:
     return n
+
+
+@step
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
 
 
 @step
@@ -146,10 +153,10 @@ def test_an_argument_that_contains_itself_is_refused() -> None:
     endless.append(endless)
 
     @step
-    def total(value: list[list[Any]]) -> int:
+    def nested(value: list[list[Any]]) -> int:
         return 1
 
-    for taker in (any_of, total):
+    for taker in (any_of, nested):
 
         @pipeline
         def recursive(taker: Any = taker) -> None:
@@ -247,3 +254,34 @@ def test_a_frame_of_a_materializer_is_ours() -> None:
 
 def test_json_text_of_what_json_has_is_unchanged() -> None:
     assert json.loads(to_json({"a": [1, 2.5, None, "x"]})) == {"a": [1, 2.5, None, "x"]}
+
+
+def test_what_an_earlier_run_made_is_cached_where_it_holds_no_instances() -> None:
+    @step
+    def name_of(named: Named) -> str:
+        return named.name
+
+    @step
+    def named(n: int) -> Named:
+        return Named(str(n))
+
+    @step
+    def numbers(n: int) -> list[int]:
+        return list(range(n))
+
+    @pipeline
+    def makes() -> None:
+        numbers(3)
+        named(1)
+
+    @pipeline
+    def takes() -> None:
+        total(made.steps["numbers"].output)
+        name_of(made.steps["named"].output)
+
+    made = makes()
+    takes()
+    again = takes()
+    assert [str(s.status) for s in again.steps.values()] == ["cached", "succeeded"]
+    explained = Explainer(Books().ledger).explain(again.steps["name_of"].record)
+    assert "it takes instances of classes whose code is not recorded" in explained
