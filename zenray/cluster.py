@@ -12,6 +12,7 @@ import pickle
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ _NOT_SENT = re.compile(
     r"|TPU_(CHIPS_PER_)?HOST_BOUNDS"
 )
 _CRASHED = "the step's process ended while it ran: a crash in native code, os._exit(), or a kill, as for its memory"
+WATCH_S = 0.5  # how often a run looks whether its cluster still is there: a millisecond or two each time
 
 
 class RayLauncher:
@@ -55,6 +57,8 @@ class RayLauncher:
         self._refs: dict[Any, tuple[Sequence[StepCall], Done]] = {}
         self._ray: Any = None
         self._run_unit: Any = None
+        self._lost = ""  # what became of the cluster, once it has ended under the run
+        self._is_closed = threading.Event()
 
     def reference(self, step: Step[Any]) -> CodeRef:
         """Refer to an importable function by module and name, and pickle any other by value."""
@@ -92,6 +96,7 @@ class RayLauncher:
 
     def launch(self, calls: Sequence[StepCall], resources: Resources, on_done: Done) -> None:
         """Submit one Ray task for the calls."""
+        self._connect()
         if resources not in self._tasks:
             self.check(calls[0].name, resources)
         payload = pickle.dumps(tuple(calls), protocol=5)
@@ -105,6 +110,8 @@ class RayLauncher:
             ) from exc
         self._tasks[resources] = task
         self._refs[ref] = calls, on_done
+        if self._lost:  # a moment ago
+            self._lose()
         ref.future().add_done_callback(lambda future: self._finished(ref, future))
 
     def cancel(self, *, is_forced: bool) -> None:
@@ -116,14 +123,41 @@ class RayLauncher:
         """End what is still in flight; the process stays connected, so that its next run starts at once."""
         self.cancel(is_forced=True)
         self._tasks.clear()
+        self._is_closed.set()
+        if self._lost:
+            # A minute after it has lost its cluster Ray ends the whole process, from C++ and without a word of ours.
+            self._ray.shutdown()
+
+    def _watch(self, joined: local_cluster.Start) -> None:
+        """Notice that the cluster has ended: what was submitted to it would be waited for until Ray gives up."""
+        while not self._is_closed.wait(WATCH_S):
+            if not joined.is_alive():
+                self._lose()
+                return
+
+    def _lose(self) -> None:
+        """Give back all that is in flight, as lost with the cluster."""
+        self._lost = (
+            "the local Ray cluster has ended while the run was going on: by `zenray cluster down`, or because one of "
+            "its processes was killed (for want of memory?); steps that had finished are in the cache: run again"
+        )
+        for ref in list(self._refs):
+            calls, on_done = self._refs.pop(ref, ((), None))
+            failure = Failure("cluster", ClusterError.__name__, self._lost)
+            if on_done is not None:
+                on_done([AttemptResult(c.step_run_id, c.attempt, failure=failure) for c in calls])
 
     def _finished(self, ref: Any, future: Any) -> None:
-        calls, on_done = self._refs.pop(ref)
         error = future.exception()
+        name = type(error).__name__
+        if error is not None and name != "RayTaskError" and _joined_to is not None and not _joined_to[0].is_alive():
+            self._lose()
+        calls, on_done = self._refs.pop(ref, ((), None))
+        if on_done is None:
+            return  # it was lost with the cluster
         if error is None:
             on_done(pickle.loads(future.result()))
             return
-        name = type(error).__name__
         kind = "cancelled" if name == "TaskCancelledError" else "worker"
         if name == "RayTaskError" or isinstance(error, pickle.PicklingError):
             kind = "output"
@@ -132,9 +166,13 @@ class RayLauncher:
         on_done([AttemptResult(c.step_run_id, c.attempt, failure=Failure(kind, name, text)) for c in calls])
 
     def _connect(self) -> None:
+        if self._lost:
+            raise ClusterError(self._lost)
         if self._ray is not None:
             return
         self._ray = _joined()
+        if _joined_to is not None:
+            threading.Thread(target=self._watch, args=_joined_to[:1], name="zenray-cluster", daemon=True).start()
         context = job_context(*self._store, tracker=self._tracker)
         # ZenRay owns the retries: it knows what is committed.
         self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))

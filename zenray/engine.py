@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from zenray import artifacts, cache
 from zenray.annotations import describe, may_flow
 from zenray.arguments import ArgumentTree, artifacts_in
-from zenray.errors import DefinitionError, RunCancelled, StepFailed, ZenRayError
+from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFailed, ZenRayError
 from zenray.fingerprint import Fingerprint, Watch, fingerprint
 from zenray.futures import Artifact
 from zenray.graph import Graph
@@ -473,6 +473,8 @@ class Coordinator:
         self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
+        if result.failure.kind == "cluster":
+            raise ClusterError(result.failure.message)  # it is the run's end, not this step's
         is_lost = result.failure.kind == "worker"
         if self._may_retry(state, result.failure):
             why = "lost its process, which counts as no retry" if is_lost else f"failed ({result.failure.type_name})"

@@ -183,6 +183,10 @@ class Start:
             self._advance()
         return self._info
 
+    def is_alive(self) -> bool:
+        """Say whether the cluster that was found or started still is there."""
+        return self._info is not None and _find(self._place) == self._info
+
     def _advance(self) -> None:
         if self._keeper is not None:
             self._check_keeper(self._keeper)
@@ -232,8 +236,7 @@ class Start:
         info = _read(self._place.state)
         if info is not None and info.directory == str(self._directory):
             self._info = info
-            # It is on its own now; without this Popen would warn that the process it started still runs.
-            keeper.returncode = 0
+            keeper.returncode = 0  # it is on its own now: Popen would warn that what it started still runs
             self._keeper = None
         elif keeper.poll() is not None:
             self._abandon(f"did not start (its keeper ended with code {keeper.returncode})")
@@ -431,9 +434,7 @@ def _find(place: Place) -> ClusterInfo | None:
     if processes.mark(info.pid) != info.process_mark or info.boot_mark != processes.boot_mark():
         _discard(place, info)
         return None
-    if not Path(info.users_path).exists() or not _accepts(info.address):
-        return None  # it is ending; its keeper cleans up
-    return info
+    return info if Path(info.users_path).exists() and _accepts(info.address) else None  # else its keeper cleans up
 
 
 def _try_hold(info: ClusterInfo) -> Lease | None:
@@ -441,8 +442,7 @@ def _try_hold(info: ClusterInfo) -> Lease | None:
         fd = os.open(info.users_path, os.O_RDWR)
     except FileNotFoundError:
         return None
-    # Waits for the instant in which the keeper looks whether anybody holds it.
-    fcntl.flock(fd, fcntl.LOCK_SH)
+    fcntl.flock(fd, fcntl.LOCK_SH)  # waits for the instant in which the keeper looks whether anybody holds it
     if os.fstat(fd).st_nlink == 0:  # the keeper removed it before letting go: it has decided to end
         os.close(fd)
         return None

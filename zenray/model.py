@@ -205,7 +205,8 @@ class Failure:
     """Why an attempt did not succeed; ``kind`` decides about another attempt.
 
     Kinds: ``user`` (the step raised), ``output`` (a value that does not fit or cannot be stored), ``worker``
-    (process or node lost), ``store``, ``code`` (source changed under the run), ``impossible``, ``cancelled``.
+    (process or node lost), ``cluster`` (all of it is gone), ``store``, ``code`` (source changed under
+    the run), ``impossible``, ``cancelled``.
     """
 
     kind: str
