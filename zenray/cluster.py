@@ -4,12 +4,14 @@ Runs in: driver; ``_run_unit`` in: worker.
 """
 
 import atexit
+import ctypes
 import importlib
 import importlib.util
 import inspect
 import os
 import pickle
 import re
+import signal
 import socket
 import sys
 import threading
@@ -229,7 +231,7 @@ def _joined() -> Any:
 
     info = start.wait_ready()
     try:
-        with local_cluster.joining(info), _unheard_raylet():
+        with local_cluster.joining(info), _unheard_raylet(), _handler_kept(signal.SIGTERM):
             ray.init(address=info.address, log_to_driver=False, logging_level="error", _temp_dir=info.temp_dir)
     except Exception as exc:
         raise ClusterError(
@@ -241,6 +243,22 @@ def _joined() -> Any:
         atexit.register(ray.shutdown)
     _joined_to = start, info
     return ray
+
+
+@contextmanager
+def _handler_kept(number: int) -> Iterator[None]:
+    """Put the process's handler of a signal back: Ray's own prints a stack of C++ before it passes the signal on.
+
+    By the C library, because Python sets handlers in the main thread only, and where a run joins is another.
+    """
+    sigaction = ctypes.CDLL(None).sigaction
+    kept = ctypes.create_string_buffer(512)  # struct sigaction has 152 bytes on Linux, 16 on macOS
+    is_kept = sigaction(number, None, kept) == 0
+    try:
+        yield
+    finally:
+        if is_kept:
+            sigaction(number, kept, None)
 
 
 def _pickled(step: Step[Any]) -> bytes:

@@ -1,5 +1,6 @@
 """A cluster that ends under a run ends the run, with an error of ours, long before Ray gives it up."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -49,18 +50,33 @@ def kill(name: str) -> None:
             process.kill()
 
 
+def begun(folder: Path, *words: str) -> "subprocess.Popen[str]":
+    """Return a driver whose slow step has begun."""
+    (folder / "flow.py").write_text(FLOW)
+    started = folder / "started"
+    command = [sys.executable, *words, "-p", f"path={started}"]
+    driver = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    until = time.monotonic() + 60
+    while not started.exists():
+        assert driver.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return driver
+
+
+def test_a_driver_that_is_told_to_end_says_so_without_a_stack_of_rays(home: Path, tmp_path: Path) -> None:
+    driver = begun(tmp_path, "-m", "zenray", "submit", "flow.py")
+    driver.send_signal(signal.SIGTERM)
+    shown, _ = driver.communicate(timeout=40)
+    assert driver.returncode == 130
+    assert "cancelled: run" in shown
+    assert "SIGTERM received" not in shown
+
+
 @pytest.mark.parametrize("way", ["raylet", "gcs_server", "down"])
 def test_a_run_whose_cluster_ends_fails_soon(home: Path, tmp_path: Path, way: str) -> None:
-    (tmp_path / "flow.py").write_text(FLOW)
-    started = tmp_path / "started"
-    command = [sys.executable, "-m", "zenray", "submit", "flow.py", "-p", f"path={started}"]
-    driver = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    driver = begun(tmp_path, "-m", "zenray", "submit", "flow.py")
     try:
-        until = time.monotonic() + 60
-        while not started.exists():
-            assert driver.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
         if way == "down":
             local_cluster.down()
         else:
