@@ -95,6 +95,7 @@ def _check_artifact_store(stack: Stack) -> None:
 
 def _open_artifact_store(stack: Stack) -> str:
     store = open_store(stack.artifact_store, stack.artifact_store_options)
+    store.reach()
     name = f"tmp/check-{secrets.token_hex(4)}"
     store.put_named(name, b"probe")
     is_read = store.get_named(name) == b"probe"

@@ -8,7 +8,7 @@ the objects that no remaining manifest names. Nothing younger than the oldest un
 is touched: a run that writes an equal value anew marks the stored bytes as used now. While runs are going on, artifacts
 are left alone altogether: a run that has looked one up, or has written it again, records that only a moment later.
 
-A store belongs to one ledger: artifacts that only another ledger knows are kept, and so are their objects.
+Where runs of another ledger use the store, artifacts and objects are left alone: what they need is recorded there only.
 """
 
 import os
@@ -23,8 +23,9 @@ from zenray.artifacts import read_manifest
 from zenray.errors import CorruptedObjectError
 from zenray.metadata.records import RunRecord
 from zenray.model import Manifest, Status
+from zenray.profile import usable_stacks
 from zenray.settings import home
-from zenray.store import Store, manifest_name
+from zenray.store import Store, address_of, ledger_name, manifest_name
 from zenray.views import Books
 
 GRACE_S = 3600.0
@@ -49,6 +50,7 @@ class GarbageReport:
     size_bytes: int = 0
     unfinished_runs: int = 0
     waiting: int = 0
+    other_ledgers: tuple[str, ...] = ()  # whose runs use the store too
     young_runs: int = 0
     young_artifacts: int = 0
 
@@ -76,6 +78,7 @@ def collect(
 class _Collection:
     def __init__(self, books: Books, *, grace_s: float, is_dry: bool) -> None:
         self._ledger, self._store, self._is_dry = books.ledger, books.store, is_dry
+        self._stack = books.stack
         self._now = time.time()
         running = self._unfinished()
         self._horizon = min([self._now - grace_s, *(r.started_at for r in running)])
@@ -91,18 +94,20 @@ class _Collection:
         unfinished = self._unfinished()
         doomed = self._doomed(freed)
         waiting = len(doomed) if unfinished else 0
-        gone = set() if unfinished else self._delete_artifacts(doomed)
+        others = self._other_ledgers()
+        gone = set() if unfinished or others else self._delete_artifacts(doomed)
         return GarbageReport(
             is_dry=self._is_dry,
             runs=len(runs),
             cache_entries=entries,
             artifacts=len(gone),
-            objects=self._delete_objects(gone, are_runs_going_on=bool(unfinished)),
+            objects=0 if others else self._delete_objects(gone, are_runs_going_on=bool(unfinished)),
             logs=logs,
             temporary_files=self._delete_temporary(),
             size_bytes=self._size_bytes,
             unfinished_runs=len(unfinished),
             waiting=waiting,
+            other_ledgers=others,
             young_runs=self._young_runs,
             young_artifacts=self._young_artifacts(),
         )
@@ -117,8 +122,9 @@ class _Collection:
             return []
         seen: dict[str, int] = {}
         surplus = []
+        stacks = self._stacks()
         for run in self._ledger.list_runs(limit=_ALL):  # newest first
-            if not run.status.is_finished:
+            if not run.status.is_finished or run.stack not in stacks:
                 continue
             seen[run.pipeline] = seen.get(run.pipeline, 0) + 1
             is_beyond = keep_runs is None or seen[run.pipeline] > keep_runs
@@ -128,6 +134,17 @@ class _Collection:
             elif is_beyond and is_old:
                 self._young_runs += 1
         return surplus
+
+    def _other_ledgers(self) -> tuple[str, ...]:
+        """Return the other ledgers that the store knows of: what their runs need, nobody here can tell."""
+        ours = ledger_name(self._ledger.ledger_id())
+        names = [name for name, _, _ in self._store.names("ledgers") if name != ours]
+        return tuple(f"{(self._store.get_named(name) or b'').decode(errors='replace')} ({name})" for name in names)
+
+    def _stacks(self) -> set[str]:
+        """Return the stacks whose runs are ours to delete: a ledger may serve others, with other stores."""
+        ours = address_of(self._stack.artifact_store)
+        return {self._stack.name} | {s.name for s in usable_stacks() if address_of(s.artifact_store) == ours}
 
     def _only_of(self, run_ids: set[str]) -> set[str]:
         """Return the artifacts that these runs refer to, and no other run."""
@@ -276,6 +293,13 @@ def describe(report: GarbageReport, size: str) -> Sequence[str]:
     if any(n for n, _ in young):
         kept = " and ".join(f"{n:,} {what}" for n, what in young if n)
         lines.append(f"{kept} are kept as they are younger than --grace, or than a run that goes on")
+    if report.other_ledgers:
+        lines.append(
+            "artifacts and objects were left alone: runs of other ledgers use the store too, and what they need is not "
+            "known here: "
+            + "; ".join(report.other_ledgers)
+            + ". Where such a ledger is gone, delete its file in the store and collect again"
+        )
     if report.waiting:
         lines.append(f"{report.waiting:,} artifacts wait until {report.unfinished_runs} unfinished runs have ended")
     return lines

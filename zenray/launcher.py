@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from zenray.errors import ConfigError, suggest
 from zenray.model import AttemptResult, CodeRef, Resources, StepCall
+from zenray.stack import masked_url
 from zenray.step import Step
 
 Done = Callable[[Sequence[AttemptResult]], None]
@@ -73,7 +74,7 @@ def launcher_factory(url: str) -> LauncherFactory:
     if scheme not in points:
         known = ["local", "inline", *(f"{name}://" for name in points)]
         raise ConfigError(
-            f"no orchestrator is known for {url!r}; {suggest(scheme, known)} "
+            f"no orchestrator is known for {masked_url(url)!r}; {suggest(scheme, known)} "
             f"(a package adds one with an entry point of the group {ENTRY_POINT_GROUP!r})"
         )
     try:

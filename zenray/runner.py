@@ -24,7 +24,7 @@ from typing import Any
 from zenray.cluster import RayLauncher
 from zenray.context import enclosing_runs
 from zenray.engine import Coordinator, Observer
-from zenray.errors import RunCancelled, StepFailed, ZenRayError, is_huge, shown
+from zenray.errors import ConfigError, RunCancelled, StepFailed, ZenRayError, is_huge, shown
 from zenray.inline import InlineLauncher
 from zenray.journal import StepState
 from zenray.launcher import Launcher, launcher_factory
@@ -35,9 +35,9 @@ from zenray.model import Json, Status
 from zenray.recovery import mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
-from zenray.stack import Stack
+from zenray.stack import Stack, masked_url
 from zenray.step import calling
-from zenray.store import Store, open_store
+from zenray.store import Store, ledger_name, open_store
 from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import Reporter
 
@@ -97,7 +97,9 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     tracking = _tracking(request)
     tracker = open_tracker(tracking) if tracking else None
     launcher = _launcher(request.stack, tracking)  # before there is a run: a package's may refuse
+    store.reach()
     with Ledger(request.stack.metadata_store) as ledger:
+        store.create_named(ledger_name(ledger.ledger_id()), masked_url(request.stack.metadata_store).encode())
         run_id = new_run_id()
         record = _record(run_id, request)
         ledger.create_run(record)
@@ -148,6 +150,9 @@ def _execute(
             try:
                 writer.record(changes)
                 writer.flush(timeout_s=60)
+            except ZenRayError as exc:
+                status, error = Status.FAILED, exc  # as the records will say, once somebody looks at them
+                raise
             finally:
                 if reporter is not None:
                     observer.on_remark(reporter.close(status))
@@ -213,7 +218,16 @@ def _launcher(stack: Stack, tracking: Mapping[str, Any]) -> Launcher | None:
     if stack.orchestrator == "local":
         return RayLauncher(store_uri=uri, store_options=options, tracker=tracking)
     make = launcher_factory(stack.orchestrator)
-    return make(stack.orchestrator, stack.orchestrator_options, store_uri=uri, store_options=options, tracker=tracking)
+    given: dict[str, Any] = {"store_uri": uri, "store_options": options, "tracker": tracking}
+    try:
+        return make(stack.orchestrator, stack.orchestrator_options, **given)
+    except ZenRayError:
+        raise
+    except Exception as exc:
+        raise ConfigError(
+            f"the orchestrator {masked_url(stack.orchestrator)!r} could not be opened: {type(exc).__name__}: {exc}; "
+            "repair the package that provides it"
+        ) from exc
 
 
 def _tracking(request: RunRequest) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from zenray.errors import ConfigError
 
 MARKER = ".zenray"
+IGNORE_FILE = ".zenrayignore"  # marks a repository too: it is committed, and so is there in every clone
 DEFAULT_PROFILE = "default"
 _CHOICES = "settings.json"
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
@@ -23,7 +24,8 @@ def find_repository(start: Path | None = None) -> Path | None:
     """Return the nearest folder upwards that ``zenray init`` marked, or None."""
     here = (start or Path.cwd()).absolute()
     for folder in (here, *here.parents):
-        if (folder / MARKER).is_dir() and folder != Path.home():
+        is_marked = (folder / MARKER).is_dir() or (folder / IGNORE_FILE).is_file()
+        if is_marked and folder != Path.home():
             return folder
     return None
 
@@ -88,6 +90,7 @@ def write_choices(folder: Path, choices: Choices) -> None:
 
 def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file so that it is there as a whole or as it was before; folders are made for this user only."""
+    path = path.resolve() if path.is_symlink() else path  # the link stays, what it names is replaced
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -25,9 +25,10 @@ _WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_
 MAX_BYTES = 1 << 20
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(
-    r"secret|passw|pwd|token|credential|api_?key|access_?key|account_?key|connection_string|^key$|sas|authorization",
+    r"secret|passw|passphrase|pwd|token|credential|(api|access|account|private)_?key|connection_string|^key$|sas|^auth",
     re.I,
 )
+_PARAMETER = re.compile(r"([?&;][^=&;]*(?:passw|secret|token|key|sig)[^=&;]*=)(?!\$\{)([^&;#\s]+)", re.I)
 # A password may hold '/' and '@': the last '@' ends it.
 _URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>\S*)@")
 
@@ -107,11 +108,11 @@ class StackFile:
 
     def masked(self) -> dict[str, Json]:
         """Return the components for people: literal secrets as ``***``, references as they stand."""
-        return {name: masked(value) for name, value in self.components.items()}
+        return {name: masked(value, name) for name, value in self.components.items()}
 
     def literal_secrets(self) -> tuple[str, ...]:
         """Return where secrets are written out, such as ``artifact_store.secret``."""
-        return tuple(".".join(path) for path, _ in _secrets_in(self.components))
+        return _secrets_in(self.components)
 
     def error(self, text: str, place: str) -> ConfigError:
         """Return an error that points at a component or option of the file."""
@@ -194,6 +195,8 @@ class StackFile:
 
     def _resolved(self, place: str, value: Json) -> Json:
         if isinstance(value, str) and not self.is_shown:
+            if "${" in _REFERENCE.sub("", value):
+                raise self.error(f"{place!r} has a reference without its end; write ${{env:NAME}}", place)
             return _REFERENCE.sub(lambda found: self._referred(place, value, found), value)
         if isinstance(value, Mapping):
             return {k: self._resolved(f"{place}.{k}", v) for k, v in value.items()}
@@ -263,7 +266,10 @@ def exported(path: Path | None, name: str) -> tuple[str, tuple[str, ...]]:
     variables: list[str] = []
 
     def variable(place: str) -> str:
-        variables.append(re.sub(r"\W", "_", f"{name}_{place}").upper())
+        made = re.sub(r"\W", "_", f"{name}_{place}").upper()
+        made = f"STACK_{made}" if made[0].isdigit() else made
+        count = sum(v == made or v.startswith(f"{made}_AGAIN") for v in variables)
+        variables.append(f"{made}_AGAIN{count}" if count else made)
         return variables[-1]
 
     if path is None:
@@ -284,11 +290,21 @@ def with_components(text: str, changes: Mapping[str, Json], path: Path) -> str:
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     spans = {key.value: (key.start_mark.index, _end(value)) for key, value in node.value} if node else {}
     lines = {name: "" if value is None else _dumped({name: value}) for name, value in changes.items()}
+    wanted = {**(yaml.safe_load(text) or {}), **changes}
     for name in sorted(spans.keys() & changes.keys(), key=lambda n: -spans[n][0]):
         start, end = spans[name]
+        end -= text[start:end].endswith("\n")  # a block of text ends with its line
         text = text[:start] + lines.pop(name).rstrip("\n") + text[end:]
     text = text + ("\n" if text and not text.endswith("\n") else "") + "".join(lines.values())
-    parse(path, text)
+    try:
+        is_right = parse(path, text).components == {k: v for k, v in wanted.items() if v is not None}
+    except ConfigError:
+        is_right = False
+    if not is_right:
+        parse(
+            path, _dumped({k: v for k, v in wanted.items() if v is not None})
+        )  # what is wrong may be the change itself
+        raise ConfigError(f"{path} is written in a way that cannot be changed in place; edit it by hand")
     return text
 
 
@@ -308,53 +324,55 @@ def _dumped(value: Json) -> str:
 
 def masked(value: Json, name: str = "") -> Json:
     """Return a component's value for people: what looks like a secret, unless it is a reference, as ``***``."""
-    if isinstance(value, Mapping):
-        return {k: masked(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list):
-        return [masked(v, name) for v in value]
-    if isinstance(value, str) and _REFERENCE.fullmatch(value):
-        return value
-    if name and _SECRET.search(name) and value not in (None, ""):
-        return "***"
-    return masked_url(value) if isinstance(value, str) else value
+    return _without_secrets(value, (name,) if name else (), lambda path: "***")
 
 
 def masked_url(text: str) -> str:
     """Return a URL with its password, also one given as a parameter, as ``***``; references stay."""
-
-    def hide(found: re.Match[str]) -> str:
-        is_reference = _REFERENCE.fullmatch(found["password"])
-        return found[0] if is_reference or not found["password"] else f"{found['head']}:***@"
-
-    text = re.sub(r"(https?://)(?!\$\{)[^/@\s:]+@", r"\1***@", _URL_LOGIN.sub(hide, text))
-    return re.sub(r"([?&;][^=&;]*(?:passw|secret|token|key|sig)[^=&;]*=)(?!\$\{)[^&;#\s]+", r"\1***", text, flags=re.I)
+    return str(_without_secrets(text, (), lambda path: "***"))
 
 
 def replaced_secrets(components: Mapping[str, Json], name: Callable[[str], str]) -> dict[str, Json]:
     """Return components with each literal secret replaced by a reference to the variable that ``name`` gives for it."""
-    result: dict[str, Json] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in components.items()}
-    for path, secret in _secrets_in(components):
-        reference = "${env:" + name("_".join(path)) + "}"
-        target = result
-        for part in path[:-1]:
-            target = target[part]
-        target[path[-1]] = str(target[path[-1]]).replace(secret, reference)
-    return result
+
+    def reference(path: tuple[str, ...]) -> str:
+        return "${env:" + name("_".join(path)) + "}"
+
+    return {k: _without_secrets(v, (k,), reference) for k, v in components.items()}
 
 
-def _secrets_in(value: Json, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Give the places of literal secrets in nested mappings, with each secret's text."""
+def _secrets_in(components: Mapping[str, Json]) -> tuple[str, ...]:
+    """Return the places of literal secrets."""
+    found: list[str] = []
+
+    def note(path: tuple[str, ...]) -> str:
+        found.append(".".join(path))
+        return ""
+
+    for name, value in components.items():
+        _without_secrets(value, (name,), note)
+    return tuple(dict.fromkeys(found))
+
+
+def _without_secrets(value: Json, path: tuple[str, ...], instead: Callable[[tuple[str, ...]], str]) -> Json:
+    """Return a value with ``instead(path)`` for every literal secret in it; a reference, and what is empty, stays."""
+    is_secret = len(path) > 1 and _SECRET.search(path[-1]) is not None
+    if is_secret and value not in (None, "", {}, []) and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
+        return instead(path)
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _secrets_in(item, (*path, str(key)))
-    elif isinstance(value, str | int) and not isinstance(value, bool) and path and value != "":
-        text = str(value)
-        login = _URL_LOGIN.search(text)
-        if len(path) > 1 and _SECRET.search(path[-1]):
-            if not _REFERENCE.fullmatch(text):
-                yield path, text
-        elif login and login["password"] and not _REFERENCE.fullmatch(login["password"]):
-            yield path, login["password"]
+        return {k: _without_secrets(v, (*path, str(k)), instead) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(v, path, instead) for v in value]
+    if not isinstance(value, str):
+        return value
+
+    def login(found: re.Match[str]) -> str:
+        is_open = not found["password"] or _REFERENCE.fullmatch(found["password"])
+        return found[0] if is_open else f"{found['head']}:{instead(path)}@"
+
+    text = _URL_LOGIN.sub(login, value)
+    text = re.sub(r"(https?://)(?!\$\{)([^/@\s:]+)@", lambda m: f"{m[1]}{instead(path)}@", text)
+    return _PARAMETER.sub(lambda m: m[1] + instead(path), text)
 
 
 def _lines(node: Any, prefix: str, path: Path) -> Iterator[tuple[str, int]]:

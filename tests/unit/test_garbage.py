@@ -54,7 +54,7 @@ def record(
     """Record a run with one step that gave and took artifacts."""
     at = time.time() - age_s
     ledger = books.ledger
-    ledger.create_run(RunRecord(run_id, "demo", Status.RUNNING, at))
+    ledger.create_run(RunRecord(run_id, "demo", Status.RUNNING, at, stack="test"))
     fence = ledger.acquire_lease(run_id, "test", ttl_s=60)
     changes = [
         *(ArtifactRecord(m, books.store.uri, at) for m in made),
@@ -221,6 +221,16 @@ def test_temporary_files_go_after_a_day(books):
         make_old(books, name, age_s)
     assert garbage.collect(books, is_dry=False).temporary_files == 1
     assert [name for name, _, _ in books.store.names("tmp")] == ["tmp/new"]
+
+
+def test_what_runs_of_another_ledger_may_need_is_left_alone(books):
+    record(books, "run-1", save(books, b"x" * LARGE), age_s=9 * DAY_S)
+    books.store.put_named("ledgers/other", b"postgresql://db/team")
+    kept = garbage.collect(books, keep_runs=0, is_dry=False)
+    assert (kept.runs, kept.artifacts, kept.objects) == (1, 0, 0)
+    assert "postgresql://db/team" in "\n".join(garbage.describe(kept, "0 bytes"))
+    books.store.delete("ledgers/other")
+    assert garbage.collect(books, is_dry=False).artifacts == 1
 
 
 def test_collecting_twice_finds_nothing_the_second_time(books):

@@ -106,6 +106,7 @@ class TestFile:
             ("artifact_store:\n  url: s3://b\n  key: ${env:NOPE}\n", ":3: 'artifact_store.key' refers to the variable"),
             ("artifact_store: {url: 's3://b', key: '${file:/nope}'}\n", "which cannot be read: No such file"),
             ("artifact_store: {url: 's3://b', key: '${vault:x}'}\n", "of no known kind; use ${env:NAME}"),
+            ("artifact_store: {url: 's3://b', key: '${env:NOPE'}\n", "has a reference without its end"),
             ("orchestrator: local\norchestrator: inline\n", ":2: 'orchestrator' stands there twice"),
             ("- a\n- b\n", "a stack is a mapping with orchestrator"),
             ("a: [\n", "cannot be read as YAML"),
@@ -177,6 +178,22 @@ class TestSecrets:
         assert shown == "postgresql://me:***@host/db" or shown == f"postgresql://me:{password}@host/db"
         assert "***" in shown or (password.startswith("${") and password.endswith("}"))
 
+    def test_secrets_are_found_however_deep_they_lie(self, tmp_path):
+        path = tmp_path / "s.yaml"
+        path.write_text(
+            "artifact_store:\n  url: s3://b?password=hid1\n  token: {private_key: hid2}\n"
+            "  client_kwargs: {my-token: hid3, my_token: hid4, headers: {Authorization: hid5}}\n"
+            "  list: [{secret: hid6}]\n"
+            "metadata_store: postgresql://db:db@db/db\n"
+        )
+        text, variables = stack.exported(path, "1a")
+        assert "hid" not in text
+        assert "hid" not in str(stack.read(path).masked())
+        assert len(set(variables)) == len(variables) == 7
+        assert all(v.isidentifier() for v in variables)
+        assert "postgresql://db:${env:" in text
+        assert text.endswith("@db/db\n")
+
     def test_a_token_in_place_of_a_user_is_masked_too(self):
         assert stack.masked_url("https://tok@host/x?a=1&api_key=k") == "https://***@host/x?a=1&api_key=***"
         assert stack.masked_url("postgresql://user@host/db") == "postgresql://user@host/db"
@@ -199,6 +216,17 @@ class TestChange:
     def test_the_rest_of_the_file_stays_as_it_is(self):
         changed = stack.with_components(self.TEXT, {"artifact_store": "gs://c"}, Path("s.yaml"))
         assert changed == self.TEXT.replace("artifact_store:\n  url: s3://b\n  key: k\n", "artifact_store: gs://c\n")
+
+    def test_a_block_of_text_is_replaced_up_to_its_end(self):
+        text = "artifact_store:\n  url: s3://b\n  secret: |-\n    ${env:K}\n# records\nmetadata_store: sqlite://\n"
+        changed = stack.with_components(
+            text, {"artifact_store": {"url": "s3://c", "secret": "${env:K}"}}, Path("s.yaml")
+        )
+        assert changed.endswith("secret: ${env:K}\n# records\nmetadata_store: sqlite://\n")
+
+    def test_what_cannot_be_changed_in_place_is_left_to_its_author(self):
+        with pytest.raises(ConfigError, match="edit it by hand"):
+            stack.with_components("{orchestrator: inline}\n", {"artifact_store": "s3://c"}, Path("s.yaml"))
 
     def test_a_component_is_replaced_added_or_removed(self):
         changed = stack.with_components(
@@ -264,6 +292,17 @@ class TestProfiles:
         assert {e.name for e in profile.entries()} == {"local", "inline", "prod", "here"}
         monkeypatch.chdir(repository.parent)
         assert (settings.active_profile(), active_stack().name) == ("default", "local")
+
+    def test_a_clone_of_a_repository_is_one_without_being_initialised_again(self, place, monkeypatch):
+        (place / ".zenrayignore").write_text("")
+        (place / "deep").mkdir()
+        monkeypatch.chdir(place / "deep")
+        assert settings.find_repository() == place
+        profile.save("here", {"orchestrator": "inline"}, profile=None)
+        profile.set_stack("here")
+        assert active_stack().name == "here"
+        assert (place / "stacks" / "here.yaml").is_file()
+        assert (place / ".zenray" / "settings.json").is_file()
 
     def test_a_choice_can_be_made_for_the_user_from_within_a_repository(self, repository, monkeypatch):
         profile.create_profile("work")

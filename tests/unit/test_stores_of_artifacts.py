@@ -98,3 +98,10 @@ def cli():
         return done.output
 
     return run
+
+
+def test_gc_of_one_stack_leaves_the_runs_of_another_that_shares_its_ledger(cli):
+    run = both()
+    assert "would remove nothing" in cli("artifact", "gc", "--keep-runs", "0", "--grace", "0s", "--stack", "second")
+    assert "removed 1 runs" in cli("artifact", "gc", "--keep-runs", "0", "--grace", "0s", "--yes", "--stack", "first")
+    assert run.run_id not in {r.run_id for r in zenray.list_runs()}

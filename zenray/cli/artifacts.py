@@ -275,29 +275,41 @@ def copy(
     from dataclasses import replace
 
     from zenray import artifacts
+    from zenray.errors import CorruptedObjectError
     from zenray.profile import active_stack, describe
     from zenray.progress import size_text
+    from zenray.stack import masked_url
+    from zenray.store import ledger_name
     from zenray.views import Books
 
     if sum((bool(digests), run is not None, is_all)) != 1:
         raise typer.BadParameter("say which artifacts: their digests, --run RUN, or --all")
     source, target = _books(stack), Books(active_stack(to))
     if _place(source) == _place(target):
-        raise typer.BadParameter(f"stacks {source.stack.name!r} and {to!r} share the store {source.store.uri}")
+        raise typer.BadParameter(
+            f"stacks {source.stack.name!r} and {to!r} share the store {source.store.uri}; say where the artifacts are "
+            "with --stack"
+        )
     note(f"from {describe(source.stack)} to {describe(target.stack)}")
-    records = _chosen(source, digests, run)
-    size_bytes = 0
-    for record in records:
-        size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
+    target.store.create_named(ledger_name(target.ledger.ledger_id()), masked_url(target.stack.metadata_store).encode())
+    records, problems, size_bytes = [], [], 0
+    for record in _chosen(source, digests, run):
+        try:
+            size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
+        except CorruptedObjectError as exc:
+            problems.append(str(exc))  # one that is damaged must not keep the others back
+        else:
+            records.append(replace(record, store=target.store.uri, created_at=time.time()))
     entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
-    target.ledger.add_copies(
-        [replace(r, store=target.store.uri, created_at=time.time()) for r in records],
-        [replace(e, store=target.store.uri) for e in entries],
-    )
+    target.ledger.add_copies(records, [replace(e, store=target.store.uri) for e in entries])
+    for problem in problems:
+        note(problem)
     typer.echo(
         f"{len(records):,} artifacts are in {target.store.uri}: {size_text(size_bytes)} copied, "
-        f"{len(entries):,} cache entries"
+        f"{len(entries):,} cache entries" + (f"; {len(problems):,} could not be copied" if problems else "")
     )
+    if problems:
+        raise typer.Exit(1)
 
 
 def _place(books: "Books") -> tuple[str, Any]:

@@ -41,7 +41,7 @@ class Explainer:
         try:
             made = self._ledger.step_run(run_id, name)
         except NotFoundError:
-            return f"the result of {name} of run {run_id}, which has been deleted"
+            return f"the result of {name} of run {run_id}, which is not recorded here (deleted, or of another stack)"
         return f"the result of {name} of run {run_id}, made {time_text(made.ended_at)}"
 
     def _why(self, step: StepRunRecord) -> str:
@@ -55,7 +55,8 @@ class Explainer:
             return "; ".join(changes[:MAX_SHOWN]) + more + compared
         if not before.status.has_outputs:
             return f"nothing differs, but the earlier run of it left no result: it is {before.status}{compared}"
-        return f"nothing differs, but the earlier result was deleted or was not fit to be kept{compared}"
+        why = "was deleted, was not fit to be kept, or is in another store"
+        return f"nothing differs, but the earlier result {why}{compared}"
 
     def _nearest(self, step: StepRunRecord) -> tuple[StepRunRecord, list[str]] | None:
         """Return the earlier step run with the fewest differences, the newest of equals, and the differences."""

@@ -71,14 +71,14 @@ def init(
 ) -> None:
     """Make a folder a ZenRay repository: a marker, a stack file and an example; no file of yours is overwritten."""
     from zenray.errors import ConfigError
-    from zenray.settings import MARKER
+    from zenray.settings import IGNORE_FILE, MARKER
 
     marker = path / MARKER
     if marker.is_dir() and (path / "stacks").is_dir() and not force:
         raise ConfigError(f"{path.absolute()} is a ZenRay repository already; --force adds the files that are missing")
     try:
         marker.mkdir(mode=0o700, parents=True, exist_ok=True)
-        made = [_write(path / "stacks" / "local.yaml", _STACK), _write(path / ".zenrayignore", _IGNORE)]
+        made = [_write(path / "stacks" / "local.yaml", _STACK), _write(path / IGNORE_FILE, _IGNORE)]
         made.append(_write(path / "materializers" / "README.md", _MATERIALIZERS))
         if not list(path.glob("*.py")):
             made.append(_write(path / "pipeline.py", _PIPELINE))

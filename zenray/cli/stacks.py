@@ -28,7 +28,9 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Url = Annotated[str | None, typer.Option(metavar="URL", help="'' in `update` goes back to the default.")]
 Options = Annotated[
     list[str] | None,
-    typer.Option("-o", "--option", metavar="COMPONENT.KEY=VALUE", help="An option, as in artifact_store.region=eu-1."),
+    typer.Option(
+        "-o", "--option", metavar="COMPONENT.KEY=VALUE", help="As in artifact_store.region=eu-1; no VALUE removes it."
+    ),
 ]
 
 
@@ -159,9 +161,10 @@ def _set(name: str, *, profile: str | None, is_global: bool) -> None:
 @app.command()
 def get(profile: ProfileOption = None) -> None:
     """Print the name of the active stack."""
+    from zenray import profile as stacks
     from zenray.settings import active_stack_name
 
-    typer.echo(active_stack_name(profile))
+    typer.echo(stacks.find(active_stack_name(profile), profile=profile).name)
 
 
 @app.command()
@@ -334,8 +337,11 @@ def _with_options(
         if old is None:
             raise typer.BadParameter(f"-o {place!r}: give the component itself too, as --{component.replace('_', '-')}")
         mapping = dict(old) if isinstance(old, dict) else {"url": old}
-        mapping[key] = _value(raw)
-        components[component] = mapping
+        if raw:
+            mapping[key] = _value(raw)
+        else:
+            mapping.pop(key, None)
+        components[component] = mapping["url"] if mapping.keys() == {"url"} else mapping
     return components
 
 

@@ -40,7 +40,7 @@ _ADVICE = {
 _TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_IOERR")
 # SQLSTATE classes: connection lost, transaction rolled back (deadlock, serialization), too many connections,
 # server shuts down or starts.
-_TRANSIENT_SQLSTATE = ("08", "40", "53300", "57P")
+_TRANSIENT_SQLSTATE = ("25006", "08", "40", "53300", "57P")
 # Lock wait, deadlock, shutting down, killed, server gone or not reached.
 _TRANSIENT_MYSQL = (1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031)
 _CROWDED_MYSQL = (1040, 1203)

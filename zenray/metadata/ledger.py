@@ -3,6 +3,7 @@
 Runs in: driver.
 """
 
+import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -185,6 +186,17 @@ class Ledger:
         finds its fence outdated. Returns False, and changes nothing, where the run is finished or still owned.
         """
         return leases.mark_lost(self.database, run_id, now=now, is_owner_dead=is_owner_dead)
+
+    def ledger_id(self) -> str:
+        """Return what tells this ledger from any other; made when first asked for."""
+        query = select(schema.identity.c.ledger_id)
+        found = self.database.read(query)
+        if not found:
+            row = {"name": "ledger", "ledger_id": secrets.token_hex(16)}
+            insert = self.database.upsert(schema.identity, is_first_kept=True)
+            self.database.write(lambda connection: connection.execute(insert, row))
+            found = self.database.read(query)
+        return str(found[0].ledger_id)
 
     # --- claims ---
 

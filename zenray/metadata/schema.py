@@ -176,6 +176,11 @@ cache_entries = _table(
     Index("cache_entries_by_age", "created_at"),
 )
 
+# One row: what tells this ledger from others that use the same artifact store.
+identity = _table(
+    "identity", Column("name", String(16), primary_key=True), Column("ledger_id", _DIGEST, nullable=False)
+)
+
 # Who computes a key just now. No foreign key: a claim of a deleted run is simply nobody's.
 claims = _table(
     "claims",

@@ -4,7 +4,8 @@ Runs in: anywhere.
 
 Layout below the root, the same in every store: ``objects/<2 hex>/<digest>`` holds bytes named by their BLAKE3
 digest, ``artifacts/<2 hex>/<digest>.json`` manifests, ``logs/<run id>/<step>.<attempt>.log`` what steps printed,
-``tmp/`` what is being written. Nothing becomes visible under its name before it is whole.
+``ledgers/<id>`` whose runs use the store, ``tmp/`` what is being written. Nothing becomes visible under its name before
+it is whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,10 @@ class Store(Protocol):
         """Read the bytes that are stored under a digest, past any cache, and return the digest that they have."""
         ...
 
+    def reach(self) -> None:
+        """Raise StoreError within seconds where the store cannot be reached or refuses us; the local disk always is."""
+        ...
+
     def put_named(self, name: str, data: bytes) -> None:
         """Write a small file under a relative name, atomically, replacing what is there."""
         ...
@@ -108,6 +113,11 @@ def manifest_name(digest: str) -> str:
 def log_name(run_id: str, step_name: str, attempt: int) -> str:
     """Return the relative name of an attempt's log."""
     return f"logs/{run_id}/{step_name}.{attempt}.log"
+
+
+def ledger_name(ledger_id: str) -> str:
+    """Return the relative name that says that a ledger's runs use the store."""
+    return f"ledgers/{ledger_id}"
 
 
 def address_of(uri: str) -> str:

@@ -157,7 +157,7 @@ _ADVICE = {
     ),
     Fault.NO_BUCKET: "there is no such bucket: create it, or correct the stack's artifact_store",
     Fault.NO_HOST: "there is no such host: check the stack's endpoint_url, and this machine's network",
-    Fault.PASSING: f"it did not answer properly for {RETRY_S:.0f} s: check that it is up and reachable, and run again",
+    Fault.PASSING: "it did not answer properly: check that it is up and reachable, and run again",
 }
 
 

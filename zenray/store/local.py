@@ -104,6 +104,9 @@ class LocalStore:
         self.put_named(name, data)
         return True
 
+    def reach(self) -> None:
+        """Do nothing: what is wrong with a folder shows at once when it is used."""
+
     def put_named(self, name: str, data: bytes) -> None:
         """Write to ``tmp/`` and rename."""
         with _translating("write to", self.uri):

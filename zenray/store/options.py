@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import fsspec
 
-from zenray.errors import ConfigError, suggest
+from zenray.errors import ConfigError, StoreError, suggest
 
 CONNECT_S, READ_S = 5, 30
 _S3, _GCS, _AZURE = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss")
@@ -56,6 +56,8 @@ class Target:
             raise self._missing(exc) from exc
         except (TypeError, ValueError, KeyError) as exc:
             raise ConfigError(f"artifact store {self.uri!r}: its options are not accepted: {exc}") from exc
+        except OSError as exc:  # some connect at once
+            raise StoreError(f"cannot open the artifact store {self.uri!r}: {type(exc).__name__}: {exc}") from exc
         if self.is_s3:
             fs.retries = 1  # ours are the retries: two loops inside each other would multiply
         return fs, root
@@ -98,6 +100,8 @@ class Target:
                     f"artifact store {self.uri!r}: option {name!r} must be text, got {type(value).__name__}; "
                     "put it in quotes"
                 )
+            if name == "endpoint_url" and not value.startswith(("http://", "https://")):
+                raise ConfigError(f"artifact store {self.uri!r}: endpoint_url must begin with http:// or https://")
         options.setdefault("use_listings_cache", False)
         if self.is_s3:
             _complete_s3(options)

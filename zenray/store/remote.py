@@ -30,6 +30,7 @@ from zenray.store.transfer import Transfer, missing
 _EMPTY = digest_bytes(b"")
 _ASK_BYTES = 1 << 20  # from this size on it is asked first whether an object is there: a request is cheaper than bytes
 INPUT_RETRY_S = 10.0
+REACH_S = 5.0
 _CHANGED = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
 
@@ -98,6 +99,13 @@ class RemoteStore:
             for piece in self._transfer.pieces(self._path(object_name(digest))):
                 hasher.update(piece)
         return hasher.hexdigest()
+
+    def reach(self) -> None:
+        """Look for a name, patient for a few seconds only: a run is not begun on a store that is not there."""
+        with suppress(FileNotFoundError):
+            Transfer(self._target, Patience(self.uri, self._target.secrets, retry_s=REACH_S)).size(
+                self._path("ledgers/x")
+            )
 
     def put_named(self, name: str, data: bytes) -> None:
         """Put a small file whole."""

@@ -32,6 +32,7 @@ def downgrade() -> None:
     op.drop_table("step_runs")
     op.drop_table("runs")
     op.drop_table("code")
+    op.drop_table("identity")
     op.drop_table("claims")
     op.drop_table("cache_entries")
     op.drop_table("artifacts")
@@ -185,3 +186,10 @@ def _create_cache() -> None:
         **_MYSQL,
     )
     op.create_index("claims_by_run", "claims", ["run_id"], unique=False)
+    op.create_table(
+        "identity",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("ledger_id", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+        **_MYSQL,
+    )
