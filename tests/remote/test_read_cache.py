@@ -223,7 +223,7 @@ def test_a_full_disk_is_emptied_then_read_past_and_said_by_a_writer(
 
 
 def test_sizes_are_read_and_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"20GiB": 20 << 30, "1.5 MB": 1_500_000, "0": 0, "1024": 1024, "2k": 2048, "": 10 << 30}
+    sizes = {"20GiB": 20 << 30, "1.5 MB": 1_500_000, "0": 0, "1024": 1024, "2KiB": 2048, "": 10 << 30}
     for text, size_bytes in sizes.items():
         monkeypatch.setenv("ZENRAY_CACHE_SIZE", text)
         assert ReadCache.of_environment().limit_bytes == size_bytes

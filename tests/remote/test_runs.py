@@ -16,7 +16,7 @@ import pytest
 from tests.servers.object_stores import ObjectStore
 from tests.servers.proxy import FaultProxy
 from zenray import garbage, local_cluster, pipeline, step
-from zenray.errors import StepFailed
+from zenray.errors import StepFailed, StoreError
 from zenray.stack import Stack
 from zenray.store import object_name, open_store
 from zenray.submit import run_pipeline
@@ -121,11 +121,14 @@ def test_a_run_outlives_a_store_that_answers_with_errors_for_a_while(
     assert run.steps["trouble"].output.load() == bytes(100_000)
 
 
-def test_wrong_credentials_fail_the_run_with_the_cause(stack: Stack, s3: ObjectStore) -> None:
+def test_no_run_begins_with_wrong_credentials_or_on_a_store_that_is_not_there(stack: Stack, s3: ObjectStore) -> None:
     wrong = Stack("s3", "inline", s3.uri, stack.metadata_store, {**s3.options, "secret": "not the secret"})
-    with pytest.raises(StepFailed) as caught:
+    with pytest.raises(StoreError, match="credentials"):
         run_pipeline(summing, {"n": 10}, stack=wrong)
-    assert "credentials" in str(caught.value.__cause__)
+    gone = {**s3.options, "endpoint_url": "http://127.0.0.1:9"}
+    with pytest.raises(StoreError, match="did not answer"):
+        run_pipeline(summing, {"n": 10}, stack=Stack("s3", "inline", s3.uri, stack.metadata_store, gone))
+    assert Books(stack).ledger.list_runs() == ()
 
 
 def test_what_only_a_deleted_run_used_is_collected_from_the_store(stack: Stack) -> None:
@@ -134,7 +137,7 @@ def test_what_only_a_deleted_run_used_is_collected_from_the_store(stack: Stack) 
     assert len(list(store.names("objects"))) == 3
     report = garbage.collect(Books(stack), keep_runs=0, grace_s=-60, is_dry=False)
     assert (report.runs, report.objects, report.logs) == (1, 3, 1)
-    assert list(store.names("")) == []
+    assert [name.partition("/")[0] for name, _, _ in store.names("")] == ["ledgers"]
     assert not list(Path(os.environ["ZENRAY_HOME"]).glob(f"logs/{run.run_id}*"))
 
 

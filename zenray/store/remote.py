@@ -102,10 +102,9 @@ class RemoteStore:
 
     def reach(self) -> None:
         """Look for a name, patient for a few seconds only: a run is not begun on a store that is not there."""
+        patience = Patience(self.uri, self._target.secrets, retry_s=REACH_S)
         with suppress(FileNotFoundError):
-            Transfer(self._target, Patience(self.uri, self._target.secrets, retry_s=REACH_S)).size(
-                self._path("ledgers/x")
-            )
+            Transfer(self._target, patience).size(self._path("ledgers/x"))
 
     def put_named(self, name: str, data: bytes) -> None:
         """Put a small file whole."""

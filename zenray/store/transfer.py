@@ -18,6 +18,7 @@ from zenray.store.options import OBJECT_STORES, Target
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 8  # for all transfers of a store together; downloads hold so many parts in memory, uploads none
 _MAX_PARTS = 10_000  # S3's own limit
+ANSWER_S = 120.0  # for one request to S3 with its bytes: a server that takes them and says nothing is a fault too
 _WHOLE_BYTES = 2 * PART_BYTES  # up to this size an object goes in one request
 
 
@@ -45,7 +46,9 @@ class Transfer:
 
     def put_bytes(self, path: str, data: bytes, *, is_new: bool = False) -> None:
         """Write a small object whole; with ``is_new`` FileExistsError where there is one."""
-        mode = {"mode": "create"} if is_new else {}
+        mode: dict[str, Any] = {"mode": "create"} if is_new else {}
+        if self._target.is_s3:
+            mode["timeout"] = ANSWER_S  # of fsspec's own: the client's limits do not count while it waits to send
         if self._target.protocol in OBJECT_STORES:
             self._patience.call("write to", self._fs.pipe_file, path, data, **mode)
             return
@@ -95,7 +98,7 @@ class Transfer:
 
                     def attempt() -> Any:  # each with a body that has not been read
                         body = _Slice(file.fileno(), start, min(part_bytes, size_bytes - start))
-                        return self._fs.call_s3("upload_part", Body=body, **part)
+                        return self._fs.call_s3("upload_part", Body=body, timeout=ANSWER_S, **part)
 
                     return {"PartNumber": number, "ETag": self._patience.call("write to", attempt)["ETag"]}
 
@@ -116,7 +119,7 @@ class Transfer:
                 raise
 
     def _s3(self, method: str, **arguments: Any) -> Any:
-        return self._patience.call("write to", self._fs.call_s3, method, **arguments)
+        return self._patience.call("write to", self._fs.call_s3, method, timeout=ANSWER_S, **arguments)
 
     def _all(self, function: Callable[[int], Any], numbers: Iterable[int]) -> list[Any]:
         """Call a function with each number, several at a time; the first failure ends it when none is at work."""
