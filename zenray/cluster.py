@@ -29,6 +29,7 @@ from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.launcher import Done
 from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Json, Resources, StepCall
+from zenray.settings import current_folder
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
@@ -186,7 +187,7 @@ def job_context(
     """Return what workers need of this process as it is now: path, folder, environment, store and materializers."""
     return JobContext(
         sys_path=tuple(sys.path),
-        cwd=str(Path.cwd()),
+        cwd=str(current_folder()),
         environment={k: v for k, v in os.environ.items() if not _NOT_SENT.fullmatch(k)},
         store_uri=store_uri,
         store_options=store_options,

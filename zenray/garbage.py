@@ -85,6 +85,8 @@ class _Collection:
         self._size_bytes = self._young_runs = 0
 
     def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
+        if not self._is_dry:
+            self._check_store()
         runs = self._surplus_runs(keep_runs, older_than_s)
         run_ids = {r.run_id for r in runs}
         freed = self._only_of(run_ids)
@@ -111,6 +113,13 @@ class _Collection:
             young_runs=self._young_runs,
             young_artifacts=self._young_artifacts(),
         )
+
+    def _check_store(self) -> None:
+        """Raise StoreError where files cannot be removed: the ledger must not forget what then stays for ever."""
+        for folder in ("objects", "artifacts", "logs"):
+            name = f"{folder}/gc-{os.getpid()}"
+            self._store.put_named(name, b"")
+            self._store.delete(name)
 
     # -- runs ------------------------------------------------------------------------------------------------------
 

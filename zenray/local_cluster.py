@@ -472,6 +472,8 @@ def _read(state: Path) -> ClusterInfo | None:
         return ClusterInfo(**json.loads(state.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None  # not there, or written by another version of ZenRay
+    except OSError as exc:
+        raise ConfigError(f"{state} cannot be read: {exc.strerror}; check its permissions, or set ZENRAY_HOME") from exc
 
 
 def _accepts(address: str) -> bool:
@@ -485,10 +487,10 @@ def _accepts(address: str) -> bool:
 
 def _try_lock(path: Path) -> int | None:
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    if try_flock(fd, fcntl.LOCK_EX):
-        return fd
-    os.close(fd)
-    return None
+    if not try_flock(fd, fcntl.LOCK_EX):
+        os.close(fd)
+        return None
+    return fd
 
 
 def _place() -> Place:
@@ -564,12 +566,8 @@ def _popen_keeper(spec: KeeperSpec) -> "subprocess.Popen[bytes]":
 
 
 def _keeper_environment(spec: KeeperSpec) -> dict[str, str]:
-    passed_on = {
-        name: value
-        for name, value in os.environ.items()
-        if _PASSED_ON.fullmatch(name) and not _NEVER_PASSED_ON.fullmatch(name)
-    }
-    return passed_on | {
+    names = [name for name in os.environ if _PASSED_ON.fullmatch(name) and not _NEVER_PASSED_ON.fullmatch(name)]
+    return {name: os.environ[name] for name in names} | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(Path(spec.directory, "token")),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -20,6 +20,7 @@ from zenray.settings import (
     active_profile,
     active_stack_name,
     check_name,
+    current_folder,
     find_repository,
     is_name,
     local_choices,
@@ -312,7 +313,7 @@ def _places() -> Sequence[Path]:
 
 
 def _repository_folder() -> Path:
-    return (find_repository() or Path.cwd()) / "stacks"
+    return (find_repository() or current_folder()) / "stacks"
 
 
 def _root() -> Path:

@@ -20,9 +20,17 @@ _CHOICES = "settings.json"
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 
 
+def current_folder() -> Path:
+    """Return the folder this process is in; ConfigError where somebody has removed it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as exc:
+        raise ConfigError("the current folder is not there any more; change to one that is, and run again") from exc
+
+
 def find_repository(start: Path | None = None) -> Path | None:
     """Return the nearest folder upwards that ``zenray init`` marked, or None."""
-    here = (start or Path.cwd()).absolute()
+    here = (start or current_folder()).absolute()
     for folder in (here, *here.parents):
         is_marked = (folder / MARKER).is_dir() or (folder / IGNORE_FILE).is_file()
         if is_marked and folder != Path.home():

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zenray.errors import NotFoundError, suggest
+from zenray.errors import NotFoundError, StoreError, suggest
 from zenray.model import Status
 from zenray.profile import active_stack, usable_stacks
 from zenray.recovery import mark_lost_runs
@@ -64,7 +64,14 @@ class Books:
     def log(self, log_uri: str) -> bytes | None:
         """Return a recorded log, from its store or from this machine's disk; None where it is in neither."""
         if "://" not in log_uri:
-            return Path(log_uri).read_bytes() if log_uri and Path(log_uri).is_file() else None
+            try:
+                return Path(log_uri).read_bytes() if log_uri else None
+            except FileNotFoundError:
+                return None
+            except OSError as exc:
+                raise StoreError(
+                    f"the log {log_uri!r} cannot be read: {exc.strerror or exc}; check the permissions of its folder"
+                ) from exc
         uri, _, name = log_uri.rpartition("/logs/")
         return self.store_at(uri).get_named(f"logs/{name}")
 

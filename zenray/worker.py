@@ -79,7 +79,7 @@ def begin_step(
         )
         if not is_over and failure is None:
             failure = describe_failure(StoreError(notes[-1]))
-    size = log.stat().st_size if log.exists() else 0
+    size = _size_bytes(log)
     result = AttemptResult(
         step_run_id=call.step_run_id,
         attempt=call.attempt,
@@ -94,6 +94,13 @@ def begin_step(
         metadata=dict(context.metadata),
     )
     return Attempt(result, writes, _begin_log(call, log, store) if size else None)
+
+
+def _size_bytes(log: Path) -> int:
+    try:
+        return log.stat().st_size
+    except OSError:  # nothing was printed, or nobody may look: then it is noted already
+        return 0
 
 
 class Attempt:

@@ -5,6 +5,7 @@ Runs in: driver.
 
 import os
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ _OURS = (
     *(f"{os.sep}{package}{os.sep}" for package in ("zenray_materializers", "typer", "importlib")),
     "<frozen ",
 )
+_STDLIB = sysconfig.get_path("stdlib") + os.sep
 
 
 def report(error: BaseException, *, is_traced: bool) -> int:
@@ -45,6 +47,10 @@ def _report_foreign(error: BaseException, *, is_traced: bool) -> int:
         if not is_traced:
             _say("".join(traceback.format_exception(type(error), error, start)).rstrip())
         return FAILED
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f" ({error.filename})"
+        _say(f"error: {error.strerror or error}{where}; check that it is there, and that this user may use it")
+        return FAILED
     if not is_traced:
         traceback.print_exception(error)
     _say(f"error: this is a defect of ZenRay; please report it with the lines above at {ISSUES}")
@@ -70,8 +76,9 @@ def _first_foreign(tb: TracebackType | None) -> TracebackType | None:
     """Return the traceback from the first frame on that is neither ZenRay's nor of the machinery around it."""
     while tb is not None and _is_ours(tb.tb_frame.f_code.co_filename):
         tb = tb.tb_next
-    # A frame of an installed library below ZenRay's is not the user's.
-    return tb if tb is not None and "site-packages" not in tb.tb_frame.f_code.co_filename else None
+    # A frame of an installed library below ZenRay's, or of Python's own, is not the user's.
+    file = "" if tb is None else tb.tb_frame.f_code.co_filename
+    return None if "site-packages" in file or file.startswith(_STDLIB) else tb
 
 
 def _is_ours(file: str) -> bool:
