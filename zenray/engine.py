@@ -211,24 +211,25 @@ class Coordinator:
         self.start()
         self._has_user_run = True
         try:
-            self._wait_until(is_done)
+            while not self._is_over(is_done):
+                self._turn()
         finally:
             if self._watch is not None:
                 self._watch.refresh()  # what a step changed in this process is no edit of the ones that follow
 
-    def _wait_until(self, is_done: Any) -> None:
-        while True:
-            with self._condition:
+    def _is_over(self, is_done: Any) -> bool:
+        """Say whether what is waited for has come; waits for it where the engine has a thread of its own."""
+        with self._condition:
+            while True:
                 if self._error is not None:
                     raise self._error
                 if is_done():
-                    return
+                    return True
                 if self._is_cancelled:
                     raise RunCancelled(f"run {self.run_id} was cancelled")
-                if self._thread is not None:
-                    self._condition.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
-                    continue
-            self._turn()
+                if self._thread is None:
+                    return False
+                self._condition.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
 
     def _unique(self, name: str) -> str:
         while True:

@@ -88,8 +88,8 @@ class MlflowTracker:
             self._client.search_experiments(max_results=1)
         except Exception as exc:
             raise ConfigError(
-                f"no MLflow server answers at {masked(self._uri)!r} ({type(exc).__name__}): check 'tracking_uri', and that "
-                "the server runs"
+                f"no MLflow server answers at {masked(self._uri)!r} ({type(exc).__name__}): check 'tracking_uri', and "
+                "that the server runs"
             ) from exc
         return f"mlflow: {masked(self._uri)} answers"
 
