@@ -285,6 +285,43 @@ CHANGES: dict[str, tuple[str, str, str]] = {
         "import torch\nX = {'a': torch.nn.Linear(1, 1)}\ntorch.nn.init.constant_(X['a'].weight, 1)\ntorch.nn.init.constant_(X['a'].bias, 1)\ndef f(): return X",
         "constant_(X['a'].bias, 1)", "constant_(X['a'].bias, 2)"),
     "metaclass with every attribute": ("class M(type):\n def __getattr__(c, n): return 3\nclass C(metaclass=M): x = 1\ndef f(): return C.x", "x = 1", "x = 2"),
+    "seed in what is printed": ("import random\nprint(random.seed(3))\ndef f(): return random.random()", "3", "4"),
+    "seed in what is put into a list": ("import random\nL = []\nL.append(random.seed(3))\ndef f(): return random.random()", "3", "4"),
+    "seed in a test": ("import random\nif random.seed(3) is None: X = 1\ndef f(): return random.random()", "3", "4"),
+    "seed where the module is not the script": ("import random\nif __name__ != '__main__': random.seed(3)\ndef f(): return random.random()", "3", "4"),
+    "seed where nothing is checked": ("import random\nfrom typing import TYPE_CHECKING\nif not TYPE_CHECKING: random.seed(3)\ndef f(): return random.random()", "3", "4"),
+    "seed in the else of a main guard": ("import random\nif __name__ == '__main__': pass\nelse: random.seed(3)\ndef f(): return random.random()", "3", "4"),
+    "seed by __init_subclass__": ("import random\nclass B:\n def __init_subclass__(c): random.seed(c.n)\nclass C(B): n = 3\ndef f(): return random.random()", "3", "4"),
+    "seed by a metaclass": ("import random\nclass M(type):\n def __init__(c, *a): random.seed(c.n)\nclass C(metaclass=M): n = 3\ndef f(): return random.random()", "3", "4"),
+    "seed by a decorator that wraps": ("import random\nimport functools\ndef d(n):\n def e(g):\n  random.seed(n)\n  return functools.wraps(g)(lambda: g())\n return e\n@d(3)\ndef g(): pass\ndef f(): return random.random()", "d(3)", "d(4)"),
+    "seed in a default": ("import random\ndef g(x=random.seed(3)): pass\ndef f(): return random.random()", "3", "4"),
+    "seed in a block of a class": ("import random\nclass C:\n if True: random.seed(3)\ndef f(): return random.random()", "3", "4"),
+    "seed in a class of a class": ("import random\nclass C:\n class D: random.seed(3)\ndef f(): return random.random()", "3", "4"),
+    "seed by an item that is called": ("import random\nS = {'a': lambda: random.seed(3)}\nX = S['a']()\ndef f(): return random.random()", "3", "4"),
+    "seed by a helper of __init__": ("import random\nclass C:\n def __init__(s, n): s.setup(n)\n def setup(s, n): random.seed(n)\nX = C(3)\ndef f(): return random.random()", "C(3)", "C(4)"),
+    "seed by __post_init__": ("import random\nimport dataclasses\n@dataclasses.dataclass\nclass C:\n n: int\n def __post_init__(s): random.seed(s.n)\nX = C(3)\ndef f(): return random.random()", "C(3)", "C(4)"),
+    "seed by super().__init__": ("import random\nclass B:\n def __init__(s, n): random.seed(n)\nclass C(B):\n def __init__(s, n): super().__init__(n)\nX = C(3)\ndef f(): return random.random()", "C(3)", "C(4)"),
+    "seed by __new__": ("import random\nclass C:\n def __new__(c, n):\n  random.seed(n)\n  return object.__new__(c)\nX = C(3)\ndef f(): return random.random()", "C(3)", "C(4)"),
+    "seed by a method of what is made": ("import random\nclass C:\n def __init__(s, n): s.n = n\n def go(s): random.seed(s.n)\nX = C(3).go()\ndef f(): return random.random()", "C(3)", "C(4)"),
+    "seed by an instance that is called": ("import random\nclass C:\n def __call__(s, n): random.seed(n)\ng = C()\nX = g(3)\ndef f(): return random.random()", "g(3)", "g(4)"),
+    "seed by a partial": ("import random\nimport functools\ndef g(n): random.seed(n)\nX = functools.partial(g, 3)()\ndef f(): return random.random()", "g, 3", "g, 4"),
+    "seed by a context manager": ("import random\nimport contextlib\n@contextlib.contextmanager\ndef g(n):\n random.seed(n)\n yield\nwith g(3): X = 1\ndef f(): return random.random()", "g(3)", "g(4)"),
+    "seed in an assignment expression": ("import random\nX = (y := random.seed(3)) is None\ndef f(): return random.random()", "3", "4"),
+
+    "library's container by its name": ("from json.encoder import ESCAPE_DCT\nESCAPE_DCT['fp'] = 'a'\ndef f(): return 1", "'a'", "'b'"),
+    "library's container that is updated": ("from json.encoder import ESCAPE_DCT\nESCAPE_DCT.update(fp='a')\ndef f(): return 1", "'a'", "'b'"),
+    "library's container that a helper updates": (
+        "from json.encoder import ESCAPE_DCT\ndef g(x): ESCAPE_DCT['fp'] = x\nX = g('a')\ndef f(): return 1", "'a'", "'b'"),
+    "path that is extended by another name": ("import sys\nP = sys.path\nP += ['a']\nP.remove('a')\ndef f(): return 1", "'a']", "'a'][:1]"),
+    "class of a library that a helper patches": (
+        "import json\ndef g(c, x):\n c.fp = x\n return True\nX = g(json.JSONEncoder, 'a')\ndef f(): return 1", "'a'", "'b'"),
+    "handler that a decorator registers": (
+        "import codecs\ndef d(g):\n codecs.register_error(g.__name__, g)\n return g\n@d\ndef fp(e): return ('a', e.end)\n"
+        "def f(): return 1", "'a'", "'b'"),
+    "level of a logger that a helper sets": (
+        "import logging\ndef g(n):\n x = logging.getLogger('fp')\n x.level = n\n return x\nX = g(10)\ndef f(): return 1", "g(10)", "g(20)"),
+    "type of a file name": ("import mimetypes\n_ = mimetypes.add_type('a/a', '.fp')\ndef f(): return 1", "a/a", "b/b"),
+    "settings of polars as an object": ("import polars as pl\nX = pl.Config(float_precision=2)\ndef f(): return 1", "=2", "=3"),
 }  # fmt: skip
 
 
@@ -347,6 +384,11 @@ MODULE_CHANGES: dict[str, tuple[str, dict[str, str], tuple[str, str, str]]] = {
     "global of a module that code binds": (
         "import a\nfrom b import g\ndef f():\n a.A = 1\n return g()", {"a": "A = None\nB = None", "b": "import a\ndef g(): return a.A"}, ("b", "a.A", "a.B")),
     "class moved to another module": ("from a import C\ndef f(): return C()", {"a": "from b import C", "b": "class C: pass", "c": "class C: pass"}, ("a", "from b", "from c")),
+    "seed in a module imported by a name in a loop": (
+        "import importlib\nfor n in ('a',): importlib.import_module(n)\ndef f(): return 1", {"a": "import random\nrandom.seed(1)"}, ("a", "1", "2")),
+    "seed in a plugin found in a folder": (
+        "import importlib, pkgutil, p\nfor m in pkgutil.iter_modules(p.__path__): importlib.import_module('p.' + m.name)\ndef f(): return 1",
+        {"p__init": "", "p__in__a": "import random\nrandom.seed(1)"}, ("p__in__a", "1", "2")),
 }  # fmt: skip
 
 
@@ -396,6 +438,17 @@ NEUTRAL: dict[str, tuple[str, str, str]] = {
     "docstring of a function that is passed on": ("def g(x):\n 'one'\n return x\ndef f(x): return list(map(g, x))", "one", "two"),
     "docstring beside a class in the body": ("def g():\n 'one'\ndef f():\n class C:\n  'text'\n return C, g()", "one", "two"),
     "helper of a module renamed": ("import sys\ndef g(): return 1\nm = sys.modules[__name__]\ndef f(): return m.g()", "g()", "h()"),
+    "constant that a helper computes": ("def g(n): return [n]\nX = g(1)\ndef f(): return 1", "g(1)", "g(2)"),
+    "instance that is unused": ("class C:\n def __init__(self, n): self.n = n\nX = C(1)\ndef f(): return 1", "C(1)", "C(2)"),
+    "variable of the environment that is unused": ("import os\nX = os.environ.get('FP', '1').split(',')\ndef f(): return 1", "'1'", "'2'"),
+    "path that is unused": ("from pathlib import Path\nX = Path(__file__).resolve().parent / 'a'\ndef f(): return 1", "'a'", "'b'"),
+    "pattern that is unused": ("import re\nX = re.compile('a').pattern.upper()\ndef f(): return 1", "'a'", "'b'"),
+    "logger that is unused": ("import logging\nX = logging.getLogger('a')\ndef f(): return 1", "'a'", "'b'"),
+    "frame that is unused": ("import pandas as pd\nX = pd.DataFrame({'a': [1]}).sum()\ndef f(): return 1", "[1]", "[2]"),
+    "registration with an own object": (
+        "class A:\n def __init__(self): self.all = []\n def add(self, g):\n  self.all.append(g)\n  return g\napp = A()\n@app.add\ndef g(): return 1\ndef f(): return 3",
+        "return 1", "return 2"),
+    "method of a class that is unused": ("class C:\n @property\n def x(self): return 1\n @x.setter\n def x(self, v): pass\ndef f(): return 1", "return 1\n @x", "return 2\n @x"),
 }  # fmt: skip
 
 
@@ -435,6 +488,8 @@ PROBLEMS: dict[str, tuple[str, str]] = {
     "object without content": ("import weakref\nclass C: pass\nX = weakref.ref(C)\ndef f(): return X", "main.X"),
     "file that a step makes": ("import zenray\ndef f(): return zenray.File('a.txt').read_text()", "pass it to the step"),
     "tensor without bytes": ("import torch\nX = torch.eye(2).to_sparse()\ndef f(): return X", "main.X"),
+    "text that is run on import": ("X = '1'\nexec(X)\ndef f(): return 1", "on import"),
+    "module imported on import by a computed name": ("import importlib, os\nX = importlib.import_module('js' + os.path.join('on'))\ndef f(): return 1", "on import"),
 }  # fmt: skip
 
 

@@ -177,7 +177,7 @@ class _Normalizer:
             # not argval: dis resolves the constants of LOAD_CONST only, not those of KW_NAMES
             return framed(name.encode(), self._constant(self.code.co_consts[step.arg or 0])), position + 1
         elif step.opcode in dis.hasname or step.opcode in dis.hasfree:
-            operand = (step.argval, _is_call(step)) if name in _ATTRIBUTES else step.argval
+            operand = (step.argval, is_call(step)) if name in _ATTRIBUTES else step.argval
         return encode((name, operand)), position + 1
 
     def _is_docstring(self, position: int) -> bool:
@@ -216,15 +216,15 @@ class _Normalizer:
         reference = Reference(
             name=step.argval,
             attributes=tuple(link.argval for link in chain),
-            is_called=_is_call(step) or _is_call(last) or self._pushes_null(after) or self._pushes_null(position - 1),
+            is_called=is_call(step) or is_call(last) or self._pushes_null(after) or self._pushes_null(position - 1),
             argument=self._string_at(after),
         )
         number = len(self.form.references)
         self.form.references.append(reference)
         # In a class body, and only there, the name is looked up among the class's own names first.
         own_name = "" if step.opname == "LOAD_GLOBAL" else step.argval
-        lookups = tuple((link.opname, _is_call(link)) for link in chain)
-        return encode(("global", step.opname, own_name, _is_call(step), lookups, number)), after
+        lookups = tuple((link.opname, is_call(link)) for link in chain)
+        return encode(("global", step.opname, own_name, is_call(step), lookups, number)), after
 
     def _pushes_null(self, position: int) -> bool:
         """Tell whether what is loaded beside it gets called: before it in Python 3.12, after it in Python 3.13."""
@@ -300,7 +300,7 @@ def _parts(step: dis.Instruction) -> tuple[dis.Instruction, ...]:
     return tuple(step._replace(opname=n, opcode=dis.opmap[n], arg=arg, argval=v) for n, arg, v in halves)
 
 
-def _is_call(step: dis.Instruction) -> bool:
+def is_call(step: dis.Instruction) -> bool:
     """Tell whether what is looked up gets called at once, which the lowest bit of the operand says."""
     if step.opname == "LOAD_METHOD":
         return True

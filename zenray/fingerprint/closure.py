@@ -76,6 +76,7 @@ class Statements:
     code: types.CodeType
     namespace: Mapping[str, Any]
     what: str
+    bound: frozenset[str] = frozenset()
 
 
 class Closure:
@@ -428,7 +429,7 @@ class Closure:
 
     def _statements(self, thing: Statements, form: Form) -> None:
         form.text("statements")
-        self._names.write_code(thing.code, thing.namespace, form)
+        self._names.write_code(thing.code, thing.namespace, form, bound=thing.bound)
         name = f"{display_name(str(thing.namespace['__name__']))} ({thing.what})"
         self._add("module", name, digest_bytes(form.own), file=thing.code.co_filename)
 
@@ -440,10 +441,16 @@ class Closure:
         namespace = vars(module)
         for used_for_nothing in filter(self._is_installed, source.effect_imports):
             self.note_distribution(used_for_nothing)
-        code = source.import_time_statements(namespace)
-        if code is not None:
+        found = source.import_time(namespace)
+        for problem in found.problems:
+            self._problems.setdefault(f"module {display_name(module.__name__)} {problem}")
+        for by_name in found.imported:
+            if by_name in sys.modules:
+                self.reach(vars(sys.modules[by_name]))
+        if found.code is not None:
             form = Form()
-            self.link(Statements(code, namespace, "statements run on import"), form, module.__name__)
+            form.text(*found.environment)
+            self.link(Statements(found.code, namespace, "statements run on import", found.bound), form, module.__name__)
             self._stream.update(framed(b"import", form.linked))
         for statement in source.imports:
             name = absolute_name(statement, namespace)

@@ -125,12 +125,17 @@ class Names:
         self._sources = sources
         self._unloaded: dict[str, UnloadedModule] = {}
 
-    def write_code(self, code: types.CodeType, namespace: Namespace, form: Form) -> None:
-        """Write code and everything it refers to."""
+    def write_code(
+        self, code: types.CodeType, namespace: Namespace, form: Form, *, bound: frozenset[str] = frozenset()
+    ) -> None:
+        """Write code and everything it refers to, but for names that only the code itself binds."""
         normal = self._forms(code)
         self._note_mentions(normal, _module_name(namespace))
         form.text("code", normal.digest)
         for reference in normal.references:
+            if reference.name in bound:
+                form.text("bound", reference.name, *reference.attributes)
+                continue
             with self._passing(reference.imported):
                 self._reference(reference, namespace, form)
         with self._passing(True):
