@@ -597,6 +597,19 @@ def test_a_file_that_was_edited_after_its_import_is_a_problem(take: Take) -> Non
     assert "main.g changed on disk" in fingerprint(module.f).problems[0]
 
 
+def test_statements_that_were_edited_after_their_import_are_a_problem_until_a_reload(take: Take) -> None:
+    text = "import random\nrandom.seed(1)\ndef f(): return random.random()\n"
+    assert take(text).problems == ()
+    module = sys.modules["main"]
+    assert module.__file__ is not None
+    Path(module.__file__).write_text("# a comment\n" + text)
+    assert fingerprint(module.f).problems == ()
+    Path(module.__file__).write_text(text.replace("1", "2222"))
+    assert "what module main runs on import changed" in fingerprint(module.f).problems[0]
+    importlib.reload(module)
+    assert fingerprint(module.f).problems == ()
+
+
 def test_a_librarys_getattr_on_a_module_of_the_project_is_a_problem(take: Take) -> None:
     found = take(
         "import a\ndef f(): return a.pi", a="import functools, math\n__getattr__ = functools.partial(getattr, math)"

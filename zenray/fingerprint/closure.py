@@ -442,6 +442,12 @@ class Closure:
         for used_for_nothing in filter(self._is_installed, source.effect_imports):
             self.note_distribution(used_for_nothing)
         found = source.import_time(namespace)
+        digest = self._forms(found.code).digest if found.code else ""
+        if self._sources.is_edited(module, digest):
+            self._problems.setdefault(
+                f"what module {display_name(module.__name__)} runs on import changed on disk since it was imported; "
+                "start a new process to use it"
+            )
         for problem in found.problems:
             self._problems.setdefault(f"module {display_name(module.__name__)} {problem}")
         for by_name in found.imported:

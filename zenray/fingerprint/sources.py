@@ -98,6 +98,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, int, int], Source | None]] = {}
+        self._ran: dict[str, tuple[object, str]] = {}  # by module name: its spec, and what it ran when first seen
 
     def read(self, path: str) -> Source | None:
         """Return a parsed file; None where there is none or it is not Python."""
@@ -110,6 +111,17 @@ class Sources:
         if known is None or known[0] != state:
             known = self._known[path] = (state, _parsed(path))
         return known[1]
+
+    def is_edited(self, module: ModuleType, digest: str) -> bool:
+        """Tell whether a module's statements are others than when it was first seen, though it was not imported again.
+
+        A reload gives a module a new spec.
+        """
+        spec = vars(module).get("__spec__")
+        known = self._ran.get(module.__name__)
+        if known is None or known[0] is not spec:
+            known = self._ran[module.__name__] = (spec, digest)
+        return known[1] != digest
 
 
 def _expression(statement: ast.stmt) -> ast.expr | None:
