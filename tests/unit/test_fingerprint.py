@@ -322,6 +322,8 @@ CHANGES: dict[str, tuple[str, str, str]] = {
         "import logging\ndef g(n):\n x = logging.getLogger('fp')\n x.level = n\n return x\nX = g(10)\ndef f(): return 1", "g(10)", "g(20)"),
     "type of a file name": ("import mimetypes\n_ = mimetypes.add_type('a/a', '.fp')\ndef f(): return 1", "a/a", "b/b"),
     "settings of polars as an object": ("import polars as pl\nX = pl.Config(float_precision=2)\ndef f(): return 1", "=2", "=3"),
+    "cache that tells types apart": (
+        "import functools\n@functools.lru_cache(typed=False)\ndef g(x): return x\ndef f(): return g(1), g(1.0)", "typed=False", "typed=True"),
 }  # fmt: skip
 
 

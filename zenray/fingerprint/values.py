@@ -370,7 +370,7 @@ def _parts_of_callable(value: Any) -> tuple[Any, ...] | None:
     if issubclass(kind, functools.cached_property):
         return "cached_property", value.func
     if kind is functools._lru_cache_wrapper:
-        return "cached", value.__wrapped__
+        return "cached", value.__wrapped__, value.cache_parameters()["typed"]
     if kind is types.GenericAlias:
         return "alias", value.__origin__, value.__args__
     if kind is types.UnionType:
