@@ -3,6 +3,7 @@
 Runs in: worker.
 """
 
+import atexit
 import builtins
 import functools
 import inspect
@@ -362,7 +363,9 @@ def capture(log: Path, *, is_tee: bool, is_followed: bool = True) -> Iterator[No
 @functools.cache
 def _spool() -> Any:
     """Return this process's nameless file for what tiny steps print."""
-    return tempfile.TemporaryFile(prefix="zenray-", buffering=0)
+    spool = tempfile.TemporaryFile(prefix="zenray-", buffering=0)
+    atexit.register(spool.close)
+    return spool
 
 
 def _empty_into(spool: Any, log: Path) -> None:
