@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from zenray.errors import ConfigError, suggest
 from zenray.model import Json
@@ -397,8 +397,3 @@ def _text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def scheme_of(url: str) -> str:
-    """Return the scheme of a component's URL; empty for a path."""
-    return urlsplit(url).scheme if "://" in url else ""

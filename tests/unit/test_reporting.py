@@ -112,7 +112,7 @@ def test_numbers_are_logged_by_step_and_name_and_nothing_else(tmp_path: Path) ->
 
 def test_a_tracker_that_fails_is_warned_of_once_and_what_it_misses_is_counted(tmp_path: Path) -> None:
     def dead() -> None:
-        raise ConnectionError("http://user:secret@host refused\nmore")
+        raise ConnectionError("http://user:se/cr@t@host refused\nmore")
 
     remark, seen = report(Recorder(dead), tmp_path, count=3)
     (note,) = seen.notes

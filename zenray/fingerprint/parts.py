@@ -3,11 +3,10 @@
 Runs in: anywhere.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from zenray.hashing import digest_bytes, encode, framed
+from zenray.hashing import encode, framed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +81,6 @@ class Form:
     def own(self) -> bytes:
         """The version for one part alone."""
         return b"".join(self._own)
-
-
-def digest_parts(parts: Iterable[CodePart], kinds: frozenset[str]) -> str:
-    """Return the digest of the parts of some kinds, whatever their order."""
-    return digest_bytes(encode(sorted((p.kind, p.digest) for p in parts if p.kind in kinds)))
 
 
 def asked(value: Any, attribute: str) -> Any:

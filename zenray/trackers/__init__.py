@@ -101,7 +101,7 @@ def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
 
 def masked(text: str) -> str:
     """Return a text without the passwords of URLs in it."""
-    return re.sub(r"://[^@/\s]+@", "://***@", text)
+    return re.sub(r"://\S+@", "://***@", text)
 
 
 class WorkerTracker:
