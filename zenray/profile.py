@@ -4,7 +4,8 @@ Runs in: driver.
 
 A stack is a file ``NAME.yaml``: in ``stacks/`` of the repository, or in the folder of a profile. The repository's come
 first, then the active profile's, then the two that are built in. Every profile remembers its own active stack, and a
-repository remembers both for itself, so that what is chosen there holds there only.
+repository remembers both for itself, so that what is chosen there holds there only. What is changed here is changed
+under the lock of the place that it belongs to, the repository's or the user's, so that nobody's change is lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from zenray.errors import ConfigError, NotFoundError, suggest
 from zenray.model import Json
 from zenray.settings import (
     DEFAULT_PROFILE,
+    MARKER,
     Choices,
     active_profile,
     active_stack_name,
@@ -24,6 +26,7 @@ from zenray.settings import (
     find_repository,
     is_name,
     local_choices,
+    locked,
     read_choices,
     user_home,
     write_choices,
@@ -32,6 +35,7 @@ from zenray.settings import (
 from zenray.stack import BUILT_IN, Stack, StackFile, built_in, parse, read, with_components
 
 Change = Callable[[Choices], Choices]
+ComponentsChange = Callable[[Mapping[str, Json]], Mapping[str, Json]]
 Check = Callable[[Stack], None]
 
 
@@ -82,28 +86,38 @@ def delete_profile(name: str) -> None:
     check_profile(name)
     if name == DEFAULT_PROFILE:
         raise ConfigError(f"the profile {DEFAULT_PROFILE!r} cannot be deleted: it is there where no other is chosen")
-    if name in (active_profile(), read_choices(user_home()).profile):
-        raise ConfigError(f"profile {name!r} is the active one; choose another first, with `zenray profile set NAME`")
-    try:
-        for path in (_root() / name).glob("*.yaml"):
-            path.unlink()
-        (_root() / name).rmdir()  # only where nothing else lies in it
-    except OSError as exc:
-        raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
-    _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
+    with locked(user_home()):
+        if name in (active_profile(), read_choices(user_home()).profile):
+            raise ConfigError(
+                f"profile {name!r} is the active one; choose another first, with `zenray profile set NAME`"
+            )
+        try:
+            for path in (_root() / name).glob("*.yaml"):
+                path.unlink()
+            (_root() / name).rmdir()  # only where nothing else lies in it
+        except OSError as exc:
+            raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
+        _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
 
 
 def set_profile(name: str, *, is_global: bool = False) -> Path:
     """Make a profile the active one, in this repository where there is one; returns the folder that remembers it."""
-    check_profile(name)
-    return _choose(lambda c: replace(c, profile=name), is_global=is_global)
+
+    def chosen(choices: Choices) -> Choices:
+        return replace(choices, profile=check_profile(name))
+
+    return _choose(chosen, is_global=is_global)
 
 
 def set_stack(name: str, *, profile: str | None = None, is_global: bool = False) -> Path:
     """Make a stack the active one of a profile (default: the active one), where ``set_profile`` would."""
     owner = profile or active_profile()
-    find(name, profile=owner if is_global else profile)  # a repository's is not there for the user elsewhere
-    return _choose(lambda c: replace(c, stacks={**c.stacks, owner: name}), is_global=is_global)
+
+    def chosen(choices: Choices) -> Choices:
+        find(name, profile=owner if is_global else profile)  # a repository's is not there for the user elsewhere
+        return replace(choices, stacks={**choices.stacks, owner: name})
+
+    return _choose(chosen, is_global=is_global)
 
 
 def entries(profile: str | None = None) -> tuple[Entry, ...]:
@@ -202,13 +216,18 @@ def import_file(
     return _write(name, source.read_text(encoding="utf-8"), profile, is_replacing=is_replacing, check=check)
 
 
-def update(entry: Entry, changes: Mapping[str, Json], *, check: Check = lambda stack: None) -> StackFile:
-    """Replace some components of a stack's file; what is None goes back to its default."""
+def update(entry: Entry, change: ComponentsChange, *, check: Check = lambda stack: None) -> StackFile:
+    """Replace components of a stack's file: ``change`` gets those that are there and returns the new ones among them.
+
+    What it gives as None goes back to its default.
+    """
     path = _own_path(entry, "changed")
-    text = with_components(path.read_text(encoding="utf-8"), changes, path)
-    made = parse(path, text, _base(entry.profile, path))
-    check(made.resolve(entry.profile))
-    write_private(path, text, mode=0o600 if made.literal_secrets() else path.stat().st_mode & 0o777)
+    with locked(_place(entry.profile)):
+        before = file_of(entry)
+        text = with_components(path.read_text(encoding="utf-8"), change(before.components), path)
+        made = parse(path, text, before.root)
+        check(made.resolve(entry.profile))
+        write_private(path, text, mode=0o600 if made.literal_secrets() else path.stat().st_mode & 0o777)
     return made
 
 
@@ -228,11 +247,6 @@ def copy(entry: Entry, name: str, *, profile: str | None, check: Check = lambda 
 def rename(entry: Entry, name: str) -> StackFile:
     """Give a stack another name; where it is the active one it stays that."""
     path = _own_path(entry, "renamed")
-    _check_free(name, path.parent)
-    try:
-        path.rename(path.with_name(f"{name}.yaml"))
-    except OSError as exc:
-        raise ConfigError(f"cannot rename {path}: {exc.strerror or exc}") from exc
 
     def renamed(choices: Choices) -> Choices:
         owners = [entry.profile] if entry.profile else list(choices.stacks)
@@ -240,11 +254,18 @@ def rename(entry: Entry, name: str) -> StackFile:
             choices, stacks={p: name if s == entry.name and p in owners else s for p, s in choices.stacks.items()}
         )
 
-    if entry.profile:
-        _change(user_home(), renamed)
+    with locked(_place(entry.profile)):
+        _check_free(name, path.parent)
+        try:
+            path.rename(path.with_name(f"{name}.yaml"))
+        except OSError as exc:
+            raise ConfigError(f"cannot rename {path}: {exc.strerror or exc}") from exc
+        if entry.profile:
+            _change(user_home(), renamed)
     local = local_choices()
     if local and (not entry.profile or not (_repository_folder() / path.name).exists()):  # else it means that one
-        _change(local[0], renamed)
+        with locked(local[0]):
+            _change(local[0], renamed)
     return file_of(replace(entry, name=name, path=path.with_name(f"{name}.yaml")))
 
 
@@ -252,16 +273,17 @@ def delete(entry: Entry) -> None:
     """Delete a stack's file; not of the active one. Artifacts and records stay where they are."""
     path = _own_path(entry, "deleted")
     profile = entry.profile or active_profile()
-    chosen = {read_choices(place).stacks.get(profile) for place in _places()} | {active_stack_name()}
-    if entry.name in chosen:
-        raise ConfigError(
-            f"stack {entry.name!r} is the active one of profile {profile!r}; choose another first, "
-            "with `zenray stack set NAME`"
-        )
-    try:
-        path.unlink()
-    except OSError as exc:
-        raise ConfigError(f"cannot delete {path}: {exc.strerror or exc}") from exc
+    with locked(_place(entry.profile)):
+        chosen = {read_choices(place).stacks.get(profile) for place in _places()} | {active_stack_name()}
+        if entry.name in chosen:
+            raise ConfigError(
+                f"stack {entry.name!r} is the active one of profile {profile!r}; choose another first, "
+                "with `zenray stack set NAME`"
+            )
+        try:
+            path.unlink()
+        except OSError as exc:
+            raise ConfigError(f"cannot delete {path}: {exc.strerror or exc}") from exc
 
 
 def _own_path(entry: Entry, verb: str) -> Path:
@@ -275,11 +297,12 @@ def _own_path(entry: Entry, verb: str) -> Path:
 
 def _write(name: str, text: str, profile: str | None, *, is_replacing: bool, check: Check) -> StackFile:
     owner, folder = folder_of(profile)
-    _check_free(name, folder, is_replacing=is_replacing)
-    path = folder / f"{name}.yaml"
-    made = parse(path, text, _base(owner, path))
-    check(made.resolve(owner))
-    write_private(path, text, mode=0o600 if owner or made.literal_secrets() else 0o644)
+    with locked(_place(owner)):
+        _check_free(name, folder, is_replacing=is_replacing)
+        path = folder / f"{name}.yaml"
+        made = parse(path, text, _base(owner, path))
+        check(made.resolve(owner))
+        write_private(path, text, mode=0o600 if owner or made.literal_secrets() else 0o644)
     return made
 
 
@@ -296,15 +319,23 @@ def _check_free(name: str, folder: Path, *, is_replacing: bool = False) -> None:
 def _choose(change: Change, *, is_global: bool) -> Path:
     local = None if is_global else local_choices()
     folder = local[0] if local else user_home()
-    _change(folder, change)
+    with locked(folder):
+        _change(folder, change)
     return folder
 
 
 def _change(folder: Path, change: Change) -> None:
+    """Change what is chosen in a place whose lock is held."""
     before = read_choices(folder)
     after = change(before)
     if after != before:
         write_choices(folder, after)
+
+
+def _place(owner: str) -> Path:
+    """Return the folder whose lock guards the stacks of a profile, or (empty) of the repository."""
+    repository = None if owner else find_repository()
+    return user_home() if repository is None else repository / MARKER
 
 
 def _places() -> Sequence[Path]:

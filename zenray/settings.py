@@ -3,11 +3,15 @@
 Runs in: anywhere.
 """
 
+import errno
+import fcntl
 import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +20,8 @@ from zenray.errors import ConfigError
 MARKER = ".zenray"
 IGNORE_FILE = ".zenrayignore"  # marks a repository too: it is committed, and so is there in every clone
 DEFAULT_PROFILE = "default"
-_CHOICES = "settings.json"
+_CHOICES, _LOCK = "settings.json", "settings.lock"
+LOCK_S = 30.0  # how long a change waits for others; each takes well under a second
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?")
 
 
@@ -96,6 +101,45 @@ def write_choices(folder: Path, choices: Choices) -> None:
     write_private(folder / _CHOICES, text)
 
 
+@contextmanager
+def locked(folder: Path, *, wait_s: float = LOCK_S) -> Iterator[None]:
+    """Be the only one who changes what is chosen in a place, and the stacks that belong to it.
+
+    Whoever reads one of them to write it again does both under this lock, or another's change in between is lost.
+    Raises ConfigError where the place has no locks, cannot be written, or is not let go of within ``wait_s``.
+    """
+    path = folder / _LOCK
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"cannot write {path}: {exc.strerror or exc}; check its folder's permissions") from exc
+    try:
+        _lock(descriptor, path, wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, wait_s: float) -> None:
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ConfigError(
+                    f"cannot lock {path}: {exc.strerror or exc}; its file system has no locks, and changes need one: "
+                    "move the folder to a local disk, or set ZENRAY_HOME to a folder on one"
+                ) from exc
+            if time.monotonic() > until:
+                raise ConfigError(
+                    f"{path} has been locked by another process for {wait_s:g} s; end that one (`fuser {path}` "
+                    "names it), and try again"
+                ) from exc
+        time.sleep(0.01)
+
+
 def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write a file so that it is there as a whole or as it was before; folders are made for this user only."""
     path = path.resolve() if path.is_symlink() else path  # the link stays, what it names is replaced
@@ -106,6 +150,8 @@ def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # else a crash of the machine may leave the new name on an empty file
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -852,6 +852,16 @@ def test_stacks_and_profiles_are_managed_from_the_command_line(zenray):
     assert "is no name for a stack" in zenray("stack", "register", "../x", code=2).stderr
 
 
+def test_updates_of_a_stack_by_several_commands_at_once_are_all_there(zenray):
+    zenray("stack", "register", "shared", "--orchestrator", "inline")
+    running = [zenray.start("stack", "update", "shared", "-o", f"orchestrator.k{n}={n}") for n in range(5)]
+    for process in running:
+        assert process.wait(timeout=60) == 0, process.communicate()
+        process.communicate()
+    shown = zenray.json("stack", "describe", "shared")["orchestrator"]
+    assert shown == {"url": "inline", **{f"k{n}": n for n in range(5)}}
+
+
 def test_a_stack_check_says_what_fails_and_exits_with_one(zenray):
     (zenray.folder / "blocked").write_text("a file where a folder should be")
     zenray("stack", "register", "gone", "--artifact-store", str(zenray.folder / "blocked"))

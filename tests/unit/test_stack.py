@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from zenray import checks, profile, settings, stack
@@ -240,6 +241,7 @@ class TestChange:
         assert "# why" in changed
         assert "# records" in changed
 
+    @limits(deadline=None)
     @given(
         st.dictionaries(
             st.sampled_from(stack.COMPONENTS), st.one_of(st.text(), st.dictionaries(st.text(), st.integers()))
@@ -379,7 +381,7 @@ class TestProfiles:
         for forbidden in (
             lambda: profile.delete(profile.find("local")),
             lambda: profile.rename(profile.find("inline"), "x"),
-            lambda: profile.update(profile.find("local"), {"orchestrator": "inline"}),
+            lambda: profile.update(profile.find("local"), lambda before: {"orchestrator": "inline"}),
             lambda: profile.delete(profile.find("aws", profile="work")),
             lambda: profile.delete_profile("default"),
             lambda: profile.save("local", {}, profile=None),
@@ -414,7 +416,7 @@ class TestProfiles:
         made = profile.save("s", {"orchestrator": "inline"}, profile=None)
         before = made.path.read_text()
         with pytest.raises(ConfigError):
-            profile.update(profile.find("s"), {"artifact_store": "bucket"})
+            profile.update(profile.find("s"), lambda before: {"artifact_store": "bucket"})
         assert made.path.read_text() == before
         assert [p.name for p in made.path.parent.iterdir()] == ["s.yaml"]
 

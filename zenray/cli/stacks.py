@@ -4,6 +4,7 @@ Runs in: driver.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -182,20 +183,23 @@ def update(
     from zenray import checks
     from zenray import profile as stacks
 
-    entry = stacks.find(name, profile=profile)
     given = _given(orchestrator, artifact_store, metadata_store, model_deployer, experiment_tracker)
-    before = dict(stacks.file_of(entry).components) if entry.path else {}
-    changes: dict[str, Any] = {}
-    for component, value in given.items():
-        if value is None:
-            continue
-        old = before.get(component)
-        options = {k: v for k, v in old.items() if k != "url"} if isinstance(old, dict) and "url" in old else {}
-        changes[component] = None if value == "" else {"url": value, **options} if options else value
-    changes = _with_options(changes, option, before)
-    if not changes:
+    given = {component: value for component, value in given.items() if value is not None}
+    if not given and not option:
         raise typer.BadParameter("nothing to change: give a component, such as --artifact-store, or an option")
-    _say_made("updated", stacks.update(entry, changes, check=checks.validate))
+
+    def change(before: Mapping[str, Any]) -> dict[str, Any]:
+        changes = {c: None if v == "" else _with_old_options(v, before.get(c)) for c, v in given.items()}
+        return _with_options(changes, option, before)
+
+    made = stacks.update(stacks.find(name, profile=profile), change, check=checks.validate)
+    _say_made("updated", made)
+
+
+def _with_old_options(value: Any, old: Any) -> Any:
+    """Return a component's new URL together with the options that it had beside the old one."""
+    options = {k: v for k, v in old.items() if k != "url"} if isinstance(old, dict) and "url" in old else {}
+    return {"url": value, **options} if options else value
 
 
 @app.command()
@@ -321,7 +325,7 @@ def _given(
 
 
 def _with_options(
-    components: dict[str, Any], options: list[str] | None, before: dict[str, Any] | None = None
+    components: dict[str, Any], options: list[str] | None, before: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Add ``COMPONENT.KEY=VALUE`` texts to components; a component that is not given is taken from ``before``."""
     from zenray.stack import COMPONENTS
