@@ -16,7 +16,10 @@ Done = Callable[[Sequence[AttemptResult]], None]
 
 
 class Launcher(Protocol):
-    """Runs step calls somewhere. ``on_done`` may be called from any thread, once for every call handed in."""
+    """Runs step calls somewhere. ``on_done`` may be called from any thread, once for every call handed in.
+
+    ``zenray.workplace`` has what one that runs them in other processes needs.
+    """
 
     is_blocking: bool  # True where launch() returns only after the calls have ended
 

@@ -30,6 +30,30 @@ steps = Run(books.ledger.find_run(run_id), books).steps
 curve = steps["fit"].output
 print(run_id, curve.load().coefficients, curve.manifest.materializer, steps["value_at"].output.load())
 """
+# Ray cannot be imported here, and a step that nothing could import travels as a pickle.
+WITHOUT_RAY = """
+import sys
+
+sys.modules["ray"] = None
+
+from zenray import pipeline, step
+
+
+def made(offset: int):
+    @step
+    def shifted(x: int) -> int:
+        import sys
+
+        assert "ray" not in sys.modules
+        return x + offset
+
+    return shifted
+
+
+@pipeline
+def flow() -> None:
+    made(40)(2)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +123,13 @@ def test_a_stack_of_nothing_but_own_components_runs_the_example(project: Path, i
     assert any(line["event"] == "step" for line in lines)  # from the step's own process
     again = call(project, installed, "-m", "zenray", "submit", "flow.py", "--stack", "own")
     assert "all 2 steps were cached" in again.stdout + again.stderr
+
+
+def test_an_own_orchestrator_needs_no_ray_even_for_a_step_that_cannot_be_imported(
+    project: Path, installed: Path
+) -> None:
+    (project / "flow.py").write_text(WITHOUT_RAY)
+    shown = call(project, installed, "-m", "zenray", "submit", "flow.py", "--stack", "own")
+    assert "1 succeeded" in shown.stdout + shown.stderr
+    kept = call(project, installed, "-m", "zenray", "run", "show", "latest", "shifted", "--stack", "own").stdout
+    assert "builtins.int  42" in kept

@@ -9,10 +9,12 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-from zenray.cluster import Workplace, job_context, reference_to
+import cloudpickle
+
 from zenray.errors import ClusterError, ConfigError
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
+from zenray.workplace import Workplace, job_context, reference_to
 
 # Not "fork": the driver has threads.
 _PROCESSES = get_context("spawn")
@@ -56,8 +58,8 @@ class ProcessLauncher:
         self._is_cancelled = False
 
     def reference(self, step: Step[Any]) -> CodeRef:
-        """Name the function by module and file: the new process imports it."""
-        return reference_to(step)
+        """Name the function by module and file: the new process imports it. One of a notebook travels as a pickle."""
+        return reference_to(step, cloudpickle.dumps)
 
     def check(self, step_name: str, resources: Resources) -> None:
         """Refuse what this machine will never have, instead of waiting for it."""
