@@ -77,7 +77,10 @@ class Coordinator:
         self._launcher, self._observer = launcher, observer
         self._log_root, self._use_cache = log_root, use_cache
         self._graph = Graph()
-        self._condition = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)  # for the engine's thread
+        self._moved = threading.Condition(self._lock)  # for those that wait for step runs
+        self._awaited: list[Callable[[], bool]] = []  # what they wait for: nobody is woken for anything else
         self._results: deque[AttemptResult] = deque()
         self._fingerprints: dict[Any, Fingerprint] = {}
         # Where steps run in this process, code of the pipeline may change what they read between two of them.
@@ -112,7 +115,7 @@ class Coordinator:
                     f"step {step.name!r}: argument {name!r} contains itself or is nested too deeply; give it flat"
                 ) from exc
         self._journal.record(*tree.stored)
-        with self._condition:
+        with self._lock:
             state = StepState(
                 name=self._unique(step.name),
                 step=step,
@@ -129,7 +132,7 @@ class Coordinator:
             else:
                 self._journal.step(state, self.known_fingerprint(state))
                 self._observer.on_step(state)
-            self._condition.notify_all()
+            self._news.notify()
         made = [
             Artifact(self, state.name, i, output=o.name, annotation=o.annotation) for i, o in enumerate(step.outputs)
         ]
@@ -161,26 +164,27 @@ class Coordinator:
 
     def cancel(self) -> None:
         """Interrupt what runs, wait a moment for it to stop, then end it by force; what it ends is not committed."""
-        with self._condition:
+        with self._lock:
             self._is_cancelled = True
             self._queues.clear()
             self._lookup.forget()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
             deadline = time.monotonic() + CANCEL_GRACE_S
-            with self._condition:
+            with self._lock:
                 while self._in_flight.total() and time.monotonic() < deadline and not self._launcher.is_blocking:
-                    self._condition.wait(0.05)
+                    self._news.wait(0.05)
         self._launcher.cancel(is_forced=True)
-        with self._condition:
+        with self._lock:
             for name in self._graph.cancel():
                 self._end(self.steps[name], Status.CANCELLED)
+            self._moved.notify_all()
 
     def close(self) -> None:
         """Stop the engine's thread and let go of the launcher."""
-        with self._condition:
+        with self._lock:
             self._is_closed = True
-            self._condition.notify_all()
+            self._news.notify_all()
         if self._thread is not None:
             self._thread.join(timeout=5)
         self._launcher.close()
@@ -207,19 +211,23 @@ class Coordinator:
         failed = [s for s in self.steps.values() if s.status is Status.FAILED]
         return min(failed, key=lambda s: s.ended_at or 0.0, default=None)
 
-    def _wait(self, is_done: Any) -> None:
+    def _wait(self, is_done: Callable[[], bool]) -> None:
         self.start()
         self._has_user_run = True
+        with self._lock:
+            self._awaited.append(is_done)
         try:
             while not self._is_over(is_done):
                 self._turn()
         finally:
+            with self._lock:
+                self._awaited.remove(is_done)
             if self._watch is not None:
                 self._watch.refresh()  # what a step changed in this process is no edit of the ones that follow
 
-    def _is_over(self, is_done: Any) -> bool:
+    def _is_over(self, is_done: Callable[[], bool]) -> bool:
         """Say whether what is waited for has come; waits for it where the engine has a thread of its own."""
-        with self._condition:
+        with self._lock:
             while True:
                 if self._error is not None:
                     raise self._error
@@ -229,7 +237,7 @@ class Coordinator:
                     raise RunCancelled(f"run {self.run_id} was cancelled")
                 if self._thread is None:
                     return False
-                self._condition.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
+                self._moved.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
 
     def _unique(self, name: str) -> str:
         while True:
@@ -254,14 +262,14 @@ class Coordinator:
             try:
                 self._turn()
             except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to who waits for the run
-                with self._condition:
+                with self._lock:
                     self._error = exc
-                    self._condition.notify_all()
+                    self._moved.notify_all()
                 return
 
     def _turn(self) -> None:
         """Take the results that are there, move on what became ready, and sleep if nothing happened."""
-        with self._condition:
+        with self._lock:
             results = [self._results.popleft() for _ in range(len(self._results))]
             for result in results:
                 self._take(result)
@@ -274,9 +282,9 @@ class Coordinator:
             if self._lookup.is_waiting and not self._is_cancelled:
                 self._act(self._lookup.poll())
             units = self._units_to_launch()
-            if self._has_moved:
-                self._condition.notify_all()
-            elif not units:
+            if any(is_done() for is_done in self._awaited):
+                self._moved.notify_all()
+            if not self._has_moved and not units:
                 self._sleep()
         for states, resources in units:
             self._launch(states, resources)
@@ -286,18 +294,18 @@ class Coordinator:
         if self._is_closed:
             return  # the news of it came before there was anybody to wake
         if self._lookup.is_waiting:
-            self._condition.wait(POLL_S[0])
+            self._news.wait(POLL_S[0])
         elif not self._launcher.is_blocking:
-            self._condition.wait(0.5)
+            self._news.wait(0.5)
 
     def _enqueue(self, state: StepState) -> None:
         self._queues[state.step.settings.resources].append(state)
 
     def _on_done(self, resources: Resources, results: Sequence[AttemptResult]) -> None:
-        with self._condition:
+        with self._lock:
             self._results.extend(results)
             self._in_flight[resources] -= 1
-            self._condition.notify_all()
+            self._news.notify_all()
 
     def _look_up(self, states: list[StepState]) -> None:
         for state in states:
@@ -398,7 +406,7 @@ class Coordinator:
 
     def _launch(self, states: list[StepState], resources: Resources) -> None:
         calls: list[StepCall] = []
-        with self._condition:
+        with self._lock:
             for state in states:
                 state.attempt += 1
                 state.started_at = state.started_at or time.time()
@@ -550,7 +558,6 @@ class Coordinator:
             state.started_at = state.ended_at
         self._journal.step(state, self.known_fingerprint(state), changes)
         self._observer.on_step(state)
-        self._condition.notify_all()
 
 
 def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResult:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from zenray import artifacts
 from zenray.journal import StepState
-from zenray.metadata.records import CacheEntry, Claim
+from zenray.metadata.records import CacheEntry, Claims
 from zenray.model import Manifest
 from zenray.relevance import unforeseen
 from zenray.store import Store
@@ -32,8 +32,8 @@ class CacheReader(Protocol):
         """Return the entries of those keys that have one, each with its outputs' manifests."""
         ...
 
-    def claim(self, keys: Mapping[str, str], *, store: str, run_id: str) -> Mapping[str, Claim]:
-        """Claim keys, each for a step run of that name, and return who holds those that were not got."""
+    def claim(self, keys: Mapping[str, str], *, store: str, run_id: str) -> Claims:
+        """Claim keys, each for a step run of that name; return who holds those not got, and which have an entry."""
         ...
 
 
@@ -135,8 +135,8 @@ class Lookup:
         if not wanted:
             return
         names = {key: states[0].name for key, states in wanted.items()}
-        held = self._reader.claim(names, store=self._store.uri, run_id=self._run_id)
-        for key, claim in held.items():
+        found = self._reader.claim(names, store=self._store.uri, run_id=self._run_id)
+        for key, claim in found.held.items():
             (leader,) = wanted.pop(key)
             if claim.run_id in self._outer:
                 leader.awaits = ""
@@ -144,12 +144,14 @@ class Lookup:
                 continue
             for state in (leader, *self._twins.pop(key)[1]):
                 self._await(state, claim.run_id)
-        for states in wanted.values():
-            states[0].holds_claim = True
-        # Whoever held one of the others may have committed its result between the two questions.
-        for states in self._take_hits(wanted, result).values():
-            states[0].awaits = ""
-            result.to_run.append(states[0])
+        for (leader,) in wanted.values():
+            leader.holds_claim = True
+        # Whoever held one of them before may have committed its result between the two questions.
+        late = {key: wanted.pop(key) for key in found.recorded & wanted.keys()}
+        wanted |= self._take_hits(late, result)
+        for (leader,) in wanted.values():
+            leader.awaits = ""
+            result.to_run.append(leader)
 
     def _take_hits(self, wanted: dict[str, list[StepState]], result: Sorted) -> dict[str, list[StepState]]:
         """Move what has a usable result to the hits, and return the rest."""

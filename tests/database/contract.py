@@ -457,10 +457,10 @@ with Ledger(url) as ledger:
     time.sleep(max(0, float(begin_at) - time.time()))
     for start in range(0, 300, 20):
         part = dict.fromkeys(reversed(keys[start:start + 20]), run_id)
-        held = ledger.claim(part, store="s", run_id=run_id)
+        held = ledger.claim(part, store="s", run_id=run_id).held
         print(*part.keys() - held.keys(), sep="\\n", flush=True)
         assert all(claim.run_id != run_id for claim in held.values())
-    kept = ledger.claim(dict.fromkeys(keys, "again"), store="s", run_id=run_id)
+    kept = ledger.claim(dict.fromkeys(keys, "again"), store="s", run_id=run_id).held
     assert not any(claim.run_id == run_id for claim in kept.values())
 """
 
@@ -476,27 +476,27 @@ class ClaimsContract:
         live_run(ledger, "one")
         live_run(ledger, "two")
         first, second, third = map(a_digest, (1, 2, 3))
-        assert ledger.claim({first: "train", second: "test"}, store=STORE, run_id="one") == {}
-        held = ledger.claim({third: "c", second: "b"}, store=STORE, run_id="two")
+        assert ledger.claim({first: "train", second: "test"}, store=STORE, run_id="one").held == {}
+        held = ledger.claim({third: "c", second: "b"}, store=STORE, run_id="two").held
         assert held == {second: Claim(second, STORE, "one", "test")}
-        assert ledger.claim({first: "again", third: "t"}, store=STORE, run_id="one") == {
+        assert ledger.claim({first: "again", third: "t"}, store=STORE, run_id="one").held == {
             third: Claim(third, STORE, "two", "c")
         }
 
     def test_claims_of_another_store_are_in_nobodys_way(self, ledger):
         live_run(ledger, "one")
         live_run(ledger, "two")
-        assert ledger.claim({a_digest(1): "a"}, store=STORE, run_id="one") == {}
-        assert ledger.claim({a_digest(1): "a"}, store="s3://b", run_id="two") == {}
+        assert ledger.claim({a_digest(1): "a"}, store=STORE, run_id="one").held == {}
+        assert ledger.claim({a_digest(1): "a"}, store="s3://b", run_id="two").held == {}
 
     def test_thousands_of_keys_are_claimed_at_once(self, ledger):
         live_run(ledger, "one")
         live_run(ledger, "two")
         keys = {a_digest(n): f"step_{n}" for n in range(1200)}
-        assert ledger.claim(dict(list(keys.items())[::2]), store=STORE, run_id="one") == {}
-        held = ledger.claim(keys, store=STORE, run_id="two")
+        assert ledger.claim(dict(list(keys.items())[::2]), store=STORE, run_id="one").held == {}
+        held = ledger.claim(keys, store=STORE, run_id="two").held
         assert {claim.name for claim in held.values()} == {f"step_{n}" for n in range(0, 1200, 2)}
-        assert ledger.claim({}, store=STORE, run_id="two") == {}
+        assert ledger.claim({}, store=STORE, run_id="two").held == {}
 
     def test_a_released_claim_is_free(self, ledger):
         live_run(ledger, "one")
@@ -506,9 +506,9 @@ class ClaimsContract:
         ledger.release_claims("one", [a_digest(0)])
         ledger.release_claims("two")
         ledger.release_claims("one", [])
-        assert set(ledger.claim(keys, store=STORE, run_id="two")) == {a_digest(1), a_digest(2)}
+        assert set(ledger.claim(keys, store=STORE, run_id="two").held) == {a_digest(1), a_digest(2)}
         ledger.release_claims("one")
-        assert ledger.claim(keys, store=STORE, run_id="two") == {}
+        assert ledger.claim(keys, store=STORE, run_id="two").held == {}
 
     def test_a_claim_ends_with_the_step_that_is_committed_with_it(self, ledger):
         ledger.create_run(a_run())
@@ -520,9 +520,10 @@ class ClaimsContract:
             ends = [ClaimEnd(a_digest(n), STORE, RUN) for n in (9, 1)]
             writer.record(a_step(), an_artifact(1), an_entry(9, 1), *ends)
             writer.flush()
-            held = ledger.claim({a_digest(9): "train", a_digest(1): "train"}, store=STORE, run_id="two")
-            assert held == {}
-            assert ledger.claim({a_digest(1): "train"}, store=STORE, run_id=RUN)[a_digest(1)].run_id == "two"
+            won = ledger.claim({a_digest(9): "train", a_digest(1): "train"}, store=STORE, run_id="two")
+            assert won.held == {}
+            assert won.recorded == {a_digest(9)}
+            assert ledger.claim({a_digest(1): "train"}, store=STORE, run_id=RUN).held[a_digest(1)].run_id == "two"
 
     def test_the_claims_of_a_run_end_with_it(self, ledger):
         live_run(ledger, "next")
@@ -546,10 +547,10 @@ class ClaimsContract:
         gone = ("finished", "expired", "never recorded")
         keys = {a_digest(n): name for n, name in enumerate((*gone, "unowned"))}
         for key, name in keys.items():
-            assert ledger.claim({key: name}, store=STORE, run_id=name) == {}
-        held = ledger.claim(keys, store=STORE, run_id="heir")
+            assert ledger.claim({key: name}, store=STORE, run_id=name).held == {}
+        held = ledger.claim(keys, store=STORE, run_id="heir").held
         assert {claim.run_id for claim in held.values()} == {"unowned"}
-        assert {claim.run_id for claim in ledger.claim(keys, store=STORE, run_id="rival").values()} == {
+        assert {claim.run_id for claim in ledger.claim(keys, store=STORE, run_id="rival").held.values()} == {
             "heir",
             "unowned",
         }

@@ -16,16 +16,23 @@ from sqlalchemy import BindParameter, Connection, bindparam, delete, or_, select
 from zenray.errors import MetadataError
 from zenray.metadata.database import Database
 from zenray.metadata.leases import UNFINISHED
-from zenray.metadata.records import Claim
-from zenray.metadata.schema import claims, runs
+from zenray.metadata.records import Claim, Claims
+from zenray.metadata.schema import cache_entries, claims, runs
 
 _CHUNK = 500  # keys in one transaction: other processes wait for it
 _ROUNDS_MAX = 20
 _KEYS: BindParameter[str] = bindparam("keys", expanding=True)
 _IS_LIVE = runs.c.status.in_(UNFINISHED) & or_(runs.c.lease_until.is_(None), runs.c.lease_until >= bindparam("now"))
+_IS_ENTRY = (cache_entries.c.key == claims.c.key) & (cache_entries.c.store == claims.c.store)
 _HOLDERS = (
-    select(claims.c.key, claims.c.run_id, claims.c.name, _IS_LIVE.label("is_live"))
-    .select_from(claims.outerjoin(runs, runs.c.run_id == claims.c.run_id))
+    select(
+        claims.c.key,
+        claims.c.run_id,
+        claims.c.name,
+        _IS_LIVE.label("is_live"),
+        cache_entries.c.key.is_not(None).label("is_recorded"),
+    )
+    .select_from(claims.outerjoin(runs, runs.c.run_id == claims.c.run_id).outerjoin(cache_entries, _IS_ENTRY))
     .where(claims.c.key.in_(_KEYS), claims.c.store == bindparam("store"))
 )
 _TAKE_OVER = (
@@ -36,14 +43,17 @@ _TAKE_OVER = (
 )
 
 
-def claim(database: Database, keys: Mapping[str, str], *, store: str, run_id: str) -> dict[str, Claim]:
-    """Claim keys for a run and return who holds those it did not get; see ``Ledger.claim``."""
+def claim(database: Database, keys: Mapping[str, str], *, store: str, run_id: str) -> Claims:
+    """Claim keys for a run and return what came of it; see ``Ledger.claim``."""
     wanted = sorted(keys)  # in one order everywhere, so that two processes never wait for each other
     held: dict[str, Claim] = {}
+    recorded: set[str] = set()
     for start in range(0, len(wanted), _CHUNK):
         chunk = {key: keys[key] for key in wanted[start : start + _CHUNK]}
-        held |= database.write(partial(_claim, database, chunk, store, run_id))
-    return held
+        found = database.write(partial(_claim, database, chunk, store, run_id))
+        held.update(found.held)
+        recorded.update(found.recorded)
+    return Claims(held, frozenset(recorded))
 
 
 def release(database: Database, run_id: str, keys: Collection[str] | None = None) -> None:
@@ -56,15 +66,14 @@ def release(database: Database, run_id: str, keys: Collection[str] | None = None
         database.write(lambda connection: connection.execute(of_key, [{"_key": key} for key in sorted(keys)]))
 
 
-def _claim(
-    database: Database, keys: Mapping[str, str], store: str, run_id: str, connection: Connection
-) -> dict[str, Claim]:
+def _claim(database: Database, keys: Mapping[str, str], store: str, run_id: str, connection: Connection) -> Claims:
     """Claim what is free, take over what a dead run left, and return the rest with its holders.
 
     Each round sees what others have committed meanwhile: a claim that was let go, or taken over, between two
     statements is met again in the next.
     """
     held: dict[str, Claim] = {}
+    recorded: set[str] = set()
     missing = dict(keys)
     insert = database.upsert(claims, is_first_kept=True)
     for _ in range(_ROUNDS_MAX):
@@ -79,9 +88,11 @@ def _claim(
             else:
                 if row.run_id != run_id:
                     held[row.key] = Claim(row.key, store, row.run_id, row.name)
+                elif row.is_recorded:
+                    recorded.add(row.key)
                 del missing[row.key]
         if not missing:
-            return held
+            return Claims(held, frozenset(recorded))
         if dead:
             connection.execute(_TAKE_OVER, dead)
     raise MetadataError(

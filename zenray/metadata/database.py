@@ -64,6 +64,7 @@ class Database:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._connections: list[tuple[threading.Thread, Connection]] = []
+        self._upserts: dict[tuple[str, bool], Executable] = {}
         if self._url.get_backend_name() == "sqlite":
             self._url = self._with_absolute_path(self._url)
             self._retry_s = 0.0  # it waits by itself
@@ -112,7 +113,16 @@ class Database:
         return import_module(f"sqlalchemy.dialects.{backend}").insert(table)
 
     def upsert(self, table: Table, *, is_first_kept: bool = False) -> Executable:
-        """Return an INSERT that on an existing primary key overwrites the row, or leaves it alone."""
+        """Return an INSERT that on an existing primary key overwrites the row, or leaves it alone.
+
+        Always the same object for a table: making one costs as much as running it.
+        """
+        found = self._upserts.get((table.name, is_first_kept))
+        if found is None:
+            found = self._upserts[table.name, is_first_kept] = self._upsert(table, is_first_kept=is_first_kept)
+        return found
+
+    def _upsert(self, table: Table, *, is_first_kept: bool) -> Executable:
         statement = self.insert(table)
         keys = [c.name for c in table.primary_key]
         others = [c.name for c in table.columns if c.name not in keys]

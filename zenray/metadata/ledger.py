@@ -28,7 +28,7 @@ from zenray.metadata.records import (
     ArtifactRecord,
     AttemptRecord,
     CacheEntry,
-    Claim,
+    Claims,
     PipelineRecord,
     RunRecord,
     RunState,
@@ -200,12 +200,13 @@ class Ledger:
 
     # --- claims ---
 
-    def claim(self, keys: Mapping[str, str], *, store: str, run_id: str) -> dict[str, Claim]:
+    def claim(self, keys: Mapping[str, str], *, store: str, run_id: str) -> Claims:
         """Claim keys (each with the name of the step run that would compute it), and return who holds the others.
 
-        A key that is not in the result is ours, also where it was before. A claim ends with a ``ClaimEnd`` that the
-        run's writer commits, with ``release_claims``, and with its run; that of a run which is finished, deleted or
-        has lost its lease is taken over. One transaction for each 500 keys.
+        A key that nobody else holds is ours, also where it was before; of these, those with a cache entry are named
+        too: whoever held the key before may have committed it after it was looked up. A claim ends with a
+        ``ClaimEnd`` that the run's writer commits, with ``release_claims``, and with its run; that of a run which is
+        finished, deleted or has lost its lease is taken over. One transaction for each 500 keys.
         """
         return claims.claim(self.database, keys, store=store, run_id=run_id)
 

@@ -176,6 +176,14 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Claims:
+    """What came of claiming keys: those that other runs hold, and those of ours that have a cache entry already."""
+
+    held: Mapping[str, Claim]
+    recorded: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimEnd:
     """Lets a run's claim go, together with what is committed with it; another run's claim stays."""
 
