@@ -70,14 +70,43 @@ def check_profile(name: str) -> str:
 
 def create_profile(name: str) -> Path:
     """Make an empty profile and return its folder; ConfigError where it is there already."""
-    check_name("profile", name)
-    if name in profiles():
-        raise ConfigError(f"there is a profile {name!r} already; `zenray profile set {name}` makes it the active one")
+    _check_new(name)
     folder = _root() / name
     try:
         folder.mkdir(mode=0o700, parents=True)
     except OSError as exc:
         raise ConfigError(f"cannot create the profile's folder {folder}: {exc.strerror or exc}") from exc
+    return folder
+
+
+def rename_profile(name: str, new_name: str) -> Path:
+    """Give a profile with its stacks another name and return its folder; not ``default``.
+
+    Where it is the active one, for the user or in this repository, it stays that.
+    """
+    check_profile(name)
+    if name == DEFAULT_PROFILE:
+        raise ConfigError(
+            f"the profile {name!r} cannot be renamed: it is there where no other is chosen; `zenray profile create "
+            f"{new_name}` and `zenray stack copy NAME NAME --from {name} --to {new_name}` make one of it"
+        )
+
+    def renamed(choices: Choices) -> Choices:
+        profile = new_name if choices.profile == name else choices.profile
+        return Choices(profile, {new_name if p == name else p: s for p, s in choices.stacks.items()})
+
+    folder = _root() / new_name
+    with locked(user_home()):
+        _check_new(new_name)
+        try:
+            (_root() / name).rename(folder)
+        except OSError as exc:
+            raise ConfigError(f"cannot rename {_root() / name}: {exc.strerror or exc}") from exc
+        _change(user_home(), renamed)
+    local = local_choices()
+    if local:
+        with locked(local[0]):
+            _change(local[0], renamed)
     return folder
 
 
@@ -98,6 +127,12 @@ def delete_profile(name: str) -> None:
         except OSError as exc:
             raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
         _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
+
+
+def _check_new(name: str) -> None:
+    check_name("profile", name)
+    if name in profiles():
+        raise ConfigError(f"there is a profile {name!r} already; `zenray profile set {name}` makes it the active one")
 
 
 def set_profile(name: str, *, is_global: bool = False) -> Path:

@@ -107,6 +107,7 @@ class Shell:
             [*COMMAND, *arguments],
             cwd=self.folder,
             env=self.environment | environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=120,
@@ -841,6 +842,9 @@ def test_stacks_and_profiles_are_managed_from_the_command_line(zenray):
     zenray.environment["C_ARTIFACT_STORE_SECRET"] = "hid"
     zenray("stack", "import", "c.yaml", "d", "--profile", "work")
     assert zenray("stack", "check", "c").stdout.count("ok  ") == 3
+    zenray("profile", "rename", "work", "job")
+    renamed = zenray("profile", "rename", "job", "work", ZENRAY_PROFILE="job")
+    assert "warning: ZENRAY_PROFILE=job is set" in renamed.stderr
     zenray("profile", "set", "work")
     assert [p["name"] for p in zenray.json("profile", "list") if p["is_active"]] == ["work"]
     assert "a, d" in zenray("profile", "describe").stdout
@@ -850,6 +854,36 @@ def test_stacks_and_profiles_are_managed_from_the_command_line(zenray):
     zenray("profile", "delete", "work", "-y")
     assert "did you mean 'c'" in zenray("stack", "set", "cc", code=2).stderr
     assert "is no name for a stack" in zenray("stack", "register", "../x", code=2).stderr
+
+
+def test_where_nobody_can_answer_the_question_names_the_option(zenray):
+    zenray("stack", "register", "a", "--orchestrator", "inline")
+    zenray("profile", "create", "work")
+    for words in (("stack", "delete", "a"), ("profile", "delete", "work")):
+        done = zenray(*words, code=2)
+        assert "? There is no terminal to answer on; add --yes to do it without being asked" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert "a" in {s["name"] for s in zenray.json("stack", "list")}
+
+
+def test_on_a_terminal_a_deletion_asks(zenray):
+    pexpect = pytest.importorskip("pexpect")
+    zenray("stack", "register", "a", "--orchestrator", "inline")
+    for answer, is_there in (("n", True), ("y", False)):
+        terminal = pexpect.spawn(
+            COMMAND[0],
+            [*COMMAND[1:], "stack", "delete", "a"],
+            cwd=str(zenray.folder),
+            env=zenray.environment,
+            dimensions=(40, 160),
+            timeout=60,
+            encoding="utf-8",
+        )
+        terminal.expect(r"a\.yaml\? \[y/N\]")
+        terminal.sendline(answer)
+        terminal.expect(pexpect.EOF)
+        terminal.close()
+        assert ("a" in {s["name"] for s in zenray.json("stack", "list")}) is is_there
 
 
 def test_updates_of_a_stack_by_several_commands_at_once_are_all_there(zenray):

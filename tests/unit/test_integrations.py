@@ -52,7 +52,7 @@ def command(place: Path, *words: str, **variables: str) -> "subprocess.Completed
         env=os.environ | {"PYTHONPATH": path} | variables,
         capture_output=True,
         text=True,
-        input="n\n",
+        stdin=subprocess.DEVNULL,
         check=False,
     )
 
@@ -148,7 +148,8 @@ def test_install_shows_the_command_runs_it_and_tells_how_it_went(place: Path, tm
         file.writestr(f"{info}/RECORD", "")
     offline = {"PIP_NO_INDEX": "1", "PIP_TARGET": str(place), "PIP_CONFIG_FILE": os.devnull}
     refused = command(place, "install", "azure", **offline)
-    assert refused.returncode == 1
+    assert refused.returncode == 2
+    assert "Run this? There is no terminal to answer on; add --yes" in refused.stderr
     assert "install 'zenray-probe>=2'" in refused.stdout
     failed = command(place, "install", "azure", "-y", **offline)
     assert failed.returncode == 1

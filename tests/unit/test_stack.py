@@ -397,6 +397,33 @@ class TestProfiles:
         profile.delete_profile("work")
         assert profile.profiles() == ("default",)
 
+    def test_a_renamed_profile_keeps_its_stacks_and_stays_the_active_one(self, repository, monkeypatch):
+        for name in ("work", "other"):
+            profile.create_profile(name)
+        profile.save("aws", {"orchestrator": "inline"}, profile="work")
+        profile.set_stack("aws", profile="work")
+        profile.set_profile("work", is_global=True)
+        profile.set_profile("work")
+        profile.rename_profile("work", "job")
+        assert (settings.active_profile(), active_stack().name) == ("job", "aws")
+        assert profile.profiles() == ("default", "job", "other")
+        monkeypatch.chdir(repository.parent)
+        assert settings.active_profile() == "job"
+
+    def test_a_profile_is_renamed_to_what_is_free_and_never_the_default_one(self):
+        for name in ("work", "other"):
+            profile.create_profile(name)
+        for old, new, message in (
+            ("work", "other", "there is a profile 'other' already"),
+            ("work", "../x", "is no name for a profile"),
+            ("default", "mine", "cannot be renamed: it is there where no other is chosen"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                profile.rename_profile(old, new)
+        with pytest.raises(NotFoundError, match="did you mean 'work'"):
+            profile.rename_profile("wrk", "x")
+        assert profile.profiles() == ("default", "other", "work")
+
     @pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "", "a..b", "-x", "a b", "x" * 65, "ä", "a\n"])
     def test_a_name_is_never_a_path(self, name):
         for make in (

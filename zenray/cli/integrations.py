@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from zenray.cli.output import JsonOption, new_app, print_json, table
+from zenray.cli.output import JsonOption, confirm, new_app, print_json, table
 
 app = new_app("Integrations: optional parts of ZenRay and the packages they need.")
 Names = Annotated[
@@ -89,7 +89,7 @@ def _run(command: Sequence[str], *, is_sure: bool) -> None:
     """Show a command, ask, run it, and end with 1 where it failed."""
     typer.echo(shlex.join(command))
     if not is_sure:
-        typer.confirm("Run this?", abort=True)
+        confirm("Run this?")
     done = subprocess.run(command, check=False)
     if done.returncode:
         typer.echo(f"error: the command ended with exit code {done.returncode}", err=True)

@@ -87,6 +87,15 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def confirm(question: str) -> None:
+    """Ask, and end the command for a no; without a terminal nobody can answer, and the error says what to add."""
+    from zenray.errors import ConfigError
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigError(f"{question} There is no terminal to answer on; add --yes to do it without being asked")
+    typer.confirm(question, abort=True)
+
+
 def fields(values: Mapping[str, Any]) -> None:
     """Print names and values, aligned; what is empty is left out."""
     shown = {k: v for k, v in values.items() if v not in (None, "", {}, [])}

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from zenray.cli.output import JsonOption, fields, new_app, note, print_json, table
+from zenray.cli.output import JsonOption, confirm, fields, new_app, note, print_json, table
 from zenray.cli.stacks import GlobalOption, YesOption
 
 app = new_app("Profiles: groupings of stacks, such as work and personal.")
@@ -86,12 +86,25 @@ def describe(
 
 
 @app.command()
+def rename(
+    name: NameArgument,
+    new_name: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+) -> None:
+    """Give a profile another name; where it is the active one, for you or in this repository, it stays that."""
+    from zenray import profile as profiles
+
+    typer.echo(f"profile {name} renamed: {profiles.rename_profile(name, new_name)}")
+    if os.environ.get("ZENRAY_PROFILE") == name:
+        note(f"warning: ZENRAY_PROFILE={name} is set, and there is no such profile any more")
+
+
+@app.command()
 def delete(name: NameArgument, yes: YesOption = False) -> None:
     """Delete a profile with its stacks; what was stored and recorded under them stays."""
     from zenray import profile as profiles
 
     stacks = [e.name for e in profiles.entries(name) if e.path is not None]
     if not yes:
-        typer.confirm(f"delete profile {name} with its stacks ({', '.join(stacks) or 'none'})?", abort=True)
+        confirm(f"Delete profile {name} with its stacks ({', '.join(stacks) or 'none'})?")
     profiles.delete_profile(name)
     typer.echo(f"profile {name} is deleted")

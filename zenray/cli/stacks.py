@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zenray.cli.output import JsonOption, fields, new_app, note, print_json, table
+from zenray.cli.output import JsonOption, confirm, fields, new_app, note, print_json, table
 
 if TYPE_CHECKING:
     from zenray.profile import Entry
@@ -236,7 +236,7 @@ def delete(name: NameArgument, profile: ProfileOption = None, yes: YesOption = F
 
     entry = stacks.find(name, profile=profile)
     if not yes and entry.path is not None:
-        typer.confirm(f"delete {entry.path}?", abort=True)
+        confirm(f"Delete {entry.path}?")
     stacks.delete(entry)
     typer.echo(f"stack {name} ({entry.origin}) is deleted; its artifacts and records are where they were")
 
