@@ -152,8 +152,9 @@ class _Collection:
 
     def _stacks(self) -> set[str]:
         """Return the stacks whose runs are ours to delete: a ledger may serve others, with other stores."""
-        ours = address_of(self._stack.artifact_store)
-        return {self._stack.name} | {s.name for s in usable_stacks() if address_of(s.artifact_store) == ours}
+        ours = self._store.uri
+        others = (s for s in usable_stacks() if address_of(s.artifact_store, s.artifact_store_options) == ours)
+        return {self._stack.name} | {s.name for s in others}
 
     def _only_of(self, run_ids: set[str]) -> set[str]:
         """Return the artifacts that these runs refer to, and no other run."""

@@ -44,17 +44,17 @@ class Books:
         return open_store(self.stack.artifact_store, self.stack.artifact_store_options)
 
     def store_at(self, uri: str) -> "Store":
-        """Return a store by its URI: this stack's, or another, with the options of a stack that names it."""
-        from zenray.store import address_of, open_store
-
+        """Return the store of an address: this stack's, or another, with the options of a stack that leads to it."""
         if uri == self.store.uri:
             return self.store
         if uri not in self._others:
-            stack = next((s for s in usable_stacks() if address_of(s.artifact_store) == uri), None)
-            self._others[uri] = (
-                open_store(stack.artifact_store, stack.artifact_store_options) if stack else open_store(uri)
-            )
+            self._others[uri] = _open(uri)
         return self._others[uri]
+
+    def artifact(self, digest: str) -> "ArtifactRecord":
+        """Return a recorded artifact by its digest or the beginning of it; see ``artifacts``."""
+        found = self.ledger.artifact(digest)
+        return self.artifacts([found.digest])[found.digest]
 
     def artifacts(self, digests: Sequence[str]) -> dict[str, "ArtifactRecord"]:
         """Return recorded artifacts by digest: this stack's copy where there is one, else another store's."""
@@ -74,6 +74,21 @@ class Books:
                 ) from exc
         uri, _, name = log_uri.rpartition("/logs/")
         return self.store_at(uri).get_named(f"logs/{name}")
+
+
+def _open(uri: str) -> "Store":
+    """Open the store of an address that a ledger has recorded."""
+    from zenray.store import address_of, open_store
+
+    for stack in usable_stacks():
+        if address_of(stack.artifact_store, stack.artifact_store_options) == uri:
+            return open_store(stack.artifact_store, stack.artifact_store_options)
+    if address_of(uri) != uri:  # it would be the same bucket, and another server
+        raise StoreError(
+            f"no stack here leads to the artifact store {uri!r}; make one with its 'artifact_store' and "
+            "'endpoint_url', with `zenray stack register`"
+        )
+    return open_store(uri)
 
 
 class StepRun:

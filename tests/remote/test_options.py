@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers.object_stores import KEY, SECRET, ObjectStore
 from zenray.errors import ConfigError
-from zenray.store import open_store
+from zenray.store import address_of, open_store
 
 
 def message(uri: str, **options: object) -> str:
@@ -40,10 +40,14 @@ def test_a_store_without_a_bucket_is_refused() -> None:
     assert "names no bucket" in message("s3://")
 
 
+def test_an_address_as_it_is_recorded_is_no_url_of_a_stack() -> None:
+    assert "given as the option endpoint_url" in message("s3://bucket@minio.internal:9000/prefix")
+
+
 def test_credentials_inside_the_address_are_used_and_never_shown(s3: ObjectStore) -> None:
     options = {"endpoint_url": s3.options["endpoint_url"]}
     store = open_store(s3.uri.replace("s3://", f"s3://{KEY}:{SECRET}@"), options)
-    assert store.uri == s3.uri
+    assert store.uri == address_of(s3.uri, s3.options)
     assert SECRET not in repr(store)
     store.put_named("probe", b"x")
     assert store.get_named("probe") == b"x"

@@ -18,7 +18,7 @@ from tests.servers.proxy import FaultProxy
 from zenray import garbage, local_cluster, pipeline, step
 from zenray.errors import StepFailed, StoreError
 from zenray.stack import Stack
-from zenray.store import object_name, open_store
+from zenray.store import address_of, object_name, open_store
 from zenray.submit import run_pipeline
 from zenray.views import Books, Run
 
@@ -77,7 +77,7 @@ def test_the_second_run_is_cached_and_everything_is_read_back_on_another_machine
     shutil.rmtree(tmp_path / "home")
     found = Run(first.record, Books(stack))
     assert found.steps["numbers"].output.load().sum() == 299_999 * 150_000
-    assert found.steps["numbers"].attempts[0].log_uri.startswith(stack.artifact_store)
+    assert found.steps["numbers"].attempts[0].log_uri.startswith(Books(stack).store.uri)
     assert found.steps["numbers"].logs == "counting to 300000\n"
 
 
@@ -202,5 +202,5 @@ def test_a_run_on_ray_writes_to_the_store_and_the_second_one_is_cached(
     assert first["statuses"] == ["succeeded"]
     assert first["total"] == sum(2_000 * n for n in range(40))
     assert first["logs"] == "adding 40\n"
-    assert first["log_uri"].startswith(s3.uri)
+    assert first["log_uri"].startswith(address_of(s3.uri, s3.options))
     assert run()["statuses"] == ["cached"]

@@ -61,6 +61,16 @@ def test_an_artifact_of_another_store_is_brought_along_when_a_step_takes_it(monk
     assert made.digest in {r.digest for r in Books().ledger.list_artifacts(store=Books().store.uri)}
 
 
+def test_a_store_that_is_reached_by_two_paths_is_one(tmp_path, cli):
+    both()
+    (tmp_path / "link").symlink_to(tmp_path)
+    linked = {"artifact_store": f"{tmp_path}/link/first", "metadata_store": f"sqlite:///{tmp_path}/link/shared.db"}
+    profile.save("linked", {"orchestrator": "inline", **linked}, profile=None)
+    again = run_pipeline(both, {"n": 2000}, stack=active_stack("linked"))
+    assert {s.status for s in again.steps.values()} == {"cached"}
+    assert "share the store" in cli("artifact", "copy", "--all", "--to", "linked", code=2)
+
+
 @pytest.mark.parametrize("target", ["second", "apart"])
 def test_copied_artifacts_bring_their_cache_entries(cli, target, tmp_path):
     both()

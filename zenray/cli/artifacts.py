@@ -83,7 +83,7 @@ def show(digest: DigestArgument, stack: StackOption = None, as_json: JsonOption 
     from zenray.progress import size_text
 
     books = _books(stack)
-    record = books.ledger.artifact(digest)
+    record = books.artifact(digest)
     manifest = record.manifest
     producers = [f"{o.run_id}/{o.name}.{o.output}" for o in books.ledger.producers(record.digest)]
     consumers = [f"{i.run_id}/{i.name}({i.argument})" for i in books.ledger.consumers(record.digest)]
@@ -168,7 +168,7 @@ def export(
     from zenray.errors import NotFoundError
 
     books = _books(stack)
-    record = books.ledger.artifact(digest)
+    record = books.artifact(digest)
     manifest, store = record.manifest, books.store_at(record.store)
     if not manifest.files:
         raise NotFoundError(f"artifact {manifest.digest[:12]} has no files; `zenray artifact show` shows its value")
@@ -227,7 +227,7 @@ def verify(
     note(describe(books.stack))
     uri = books.store.uri
     if digests:
-        records = [books.ledger.artifact(d) for d in digests]
+        records = [books.artifact(d) for d in digests]
     else:
         records = list(books.ledger.list_artifacts(store=uri, limit=1_000_000_000))
     problems = {r.digest: text for r in records if (text := _problem(r.manifest, books.store_at(r.store)))}
@@ -285,7 +285,7 @@ def copy(
     if sum((bool(digests), run is not None, is_all)) != 1:
         raise typer.BadParameter("say which artifacts: their digests, --run RUN, or --all")
     source, target = _books(stack), Books(active_stack(to))
-    if _place(source) == _place(target):
+    if source.store.uri == target.store.uri:
         raise typer.BadParameter(
             f"stacks {source.stack.name!r} and {to!r} share the store {source.store.uri}; say where the artifacts are "
             "with --stack"
@@ -312,14 +312,9 @@ def copy(
         raise typer.Exit(1)
 
 
-def _place(books: "Books") -> tuple[str, Any]:
-    """Return what tells a store from others: one address can be that of different servers."""
-    return books.store.uri, books.stack.artifact_store_options.get("endpoint_url")
-
-
 def _chosen(books: "Books", digests: list[str] | None, run: str | None) -> "list[ArtifactRecord]":
     if digests:
-        return [books.ledger.artifact(d) for d in digests]
+        return [books.artifact(d) for d in digests]
     if run is None:
         return list(books.ledger.list_artifacts(store=books.store.uri, limit=1_000_000_000))
     from zenray.views import get_run

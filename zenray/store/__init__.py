@@ -8,6 +8,7 @@ digest, ``artifacts/<2 hex>/<digest>.json`` manifests, ``logs/<run id>/<step>.<a
 it is whole.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -35,7 +36,10 @@ class ObjectWriter(Protocol):
 
 
 class Store(Protocol):
-    """What an artifact store can do. All methods raise StoreError where the store cannot."""
+    """What an artifact store can do. All methods raise StoreError where the store cannot.
+
+    ``uri`` is its address (``address_of``), by which ledgers know it. It is for people and for comparing.
+    """
 
     uri: str
 
@@ -120,15 +124,17 @@ def ledger_name(ledger_id: str) -> str:
     return f"ledgers/{ledger_id}"
 
 
-def address_of(uri: str) -> str:
-    """Return a store's URL as ``Store.uri`` has it: without credentials and without a slash at its end."""
-    scheme, separator, rest = uri.partition("://")
-    if not separator:
-        return str(Path(uri).expanduser().absolute())
-    if scheme == "file":
-        return str(Path(rest).absolute())
-    place, slash, path = rest.partition("/")
-    return f"{scheme}://{place.rpartition('@')[2]}{slash}{path}".rstrip("/")
+def address_of(uri: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return what a store is known by, its ``Store.uri``: the same for every way to write where it lies.
+
+    A folder's path has no symbolic links in it. A remote store's address has no credentials, and names the server
+    where it is not the provider's own.
+    """
+    if _is_local(uri):
+        return os.path.realpath(os.path.expanduser(uri.removeprefix("file://")))
+    from zenray.store.address import remote_address  # fsspec costs 0.15 s, which a local store does not need
+
+    return remote_address(uri, options or {})
 
 
 def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
@@ -136,11 +142,15 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
 
     Raises ConfigError for a protocol or an option that is not known; asks nothing of a remote store.
     """
-    scheme = urlsplit(uri).scheme
-    if scheme in ("", "file") or len(scheme) == 1:
+    if _is_local(uri):
         from zenray.store.local import LocalStore
 
-        return LocalStore(Path(uri.removeprefix("file://")))
-    from zenray.store.remote import RemoteStore  # fsspec costs 0.15 s, which a local store does not need
+        return LocalStore(address_of(uri))
+    from zenray.store.remote import RemoteStore  # fsspec, as above
 
     return RemoteStore(uri, options or {})
+
+
+def _is_local(uri: str) -> bool:
+    scheme = urlsplit(uri).scheme
+    return scheme in ("", "file") or len(scheme) == 1

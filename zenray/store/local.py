@@ -29,9 +29,8 @@ class LocalStore:
     written itself it has hashed already.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
-        self.uri = str(self.root)
+    def __init__(self, folder: str) -> None:
+        self.uri, self.root = folder, Path(folder)
         self._sound: dict[str, _Mark] = {}  # digest -> the file that had it
 
     def create(self) -> "LocalObjectWriter":

@@ -27,6 +27,11 @@ class Target:
     def __init__(self, uri: str, options: Mapping[str, Any]) -> None:
         self.protocol = urlsplit(uri).scheme
         self.uri, given = split_credentials(uri.rstrip("/"))
+        if given.get("secret") == "":
+            raise ConfigError(
+                f"artifact store {self.uri!r}: what stands before the '@' has no secret; a server is given as the "
+                f"option endpoint_url, credentials as '{self.protocol}://KEY:SECRET@BUCKET/PREFIX'"
+            )
         self.options = {**given, **options}
         self.fs, self.root = self._open(uri if self.protocol not in OBJECT_STORES else self.uri)
         self.secrets = [str(v) for k, v in self.options.items() if k in _SECRETS and isinstance(v, str)]
@@ -135,7 +140,7 @@ def _complete_s3(options: dict[str, Any]) -> None:
 def split_credentials(uri: str) -> tuple[str, dict[str, str]]:
     """Return a URL without the credentials in it, and these as options of an S3 store."""
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    if "@" not in parts.netloc or parts.scheme in _AZURE:  # there it stands between container and account
         return uri, {}
     credentials, _, place = parts.netloc.rpartition("@")
     key, _, secret = credentials.partition(":")

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from zenray.errors import CorruptedObjectError, StoreError
 from zenray.hashing import digest_bytes
-from zenray.store import ObjectWriter, object_name
+from zenray.store import ObjectWriter, address_of, object_name
 from zenray.store.faults import Patience
 from zenray.store.options import Target, split_credentials
 from zenray.store.read_cache import ReadCache
@@ -39,7 +39,7 @@ class RemoteStore:
 
     def __init__(self, uri: str, options: Mapping[str, Any], *, cache: ReadCache | None = None) -> None:
         self._target = Target(uri, options)
-        self.uri = self._target.uri
+        self.uri = address_of(uri, options)
         self._fs, self._root = self._target.fs, self._target.root.rstrip("/")
         self._patience = Patience(self.uri, self._target.secrets)
         self._transfer = Transfer(self._target, self._patience)
