@@ -32,7 +32,7 @@ from zenray.settings import (
     write_choices,
     write_private,
 )
-from zenray.stack import BUILT_IN, Stack, StackFile, built_in, parse, read, with_components
+from zenray.stack import BUILT_IN, Stack, StackFile, built_in, parse, read, text_of, with_components
 
 Change = Callable[[Choices], Choices]
 ComponentsChange = Callable[[Mapping[str, Json]], Mapping[str, Json]]
@@ -120,10 +120,14 @@ def delete_profile(name: str) -> None:
             raise ConfigError(
                 f"profile {name!r} is the active one; choose another first, with `zenray profile set NAME`"
             )
+        paths = _files(_root() / name)
+        others = [path.name for path in paths if not _is_stack(path) or path.is_dir()]
+        if others:
+            raise ConfigError(f"cannot delete {_root() / name}: {', '.join(others)} in it is no stack; remove it first")
         try:
-            for path in (_root() / name).glob("*.yaml"):
+            for path in paths:
                 path.unlink()
-            (_root() / name).rmdir()  # only where nothing else lies in it
+            (_root() / name).rmdir()
         except OSError as exc:
             raise ConfigError(f"cannot delete {_root() / name}: {exc.strerror or exc}") from exc
         _change(user_home(), lambda c: replace(c, stacks={p: s for p, s in c.stacks.items() if p != name}))
@@ -158,14 +162,39 @@ def set_stack(name: str, *, profile: str | None = None, is_global: bool = False)
 def entries(profile: str | None = None) -> tuple[Entry, ...]:
     """Return the stacks that can be named: all, or those of one profile."""
     found: dict[str, Entry] = {name: Entry(name) for name in BUILT_IN}
-    owner = check_profile(profile or active_profile())
-    folders = [(owner, _root() / owner)]
-    if profile is None:
-        folders.append(("", _repository_folder()))
-    for owner, folder in folders:
-        for path in sorted(folder.glob("*.yaml")):
-            found[path.stem] = Entry(path.stem, owner, path)
+    for owner, folder in _folders(profile):
+        found |= {path.stem: Entry(path.stem, owner, path) for path in _files(folder) if _is_stack(path)}
     return tuple(found.values())
+
+
+def oddities(profile: str | None = None) -> tuple[str, ...]:
+    """Say what lies among the stacks that ``entries`` gives, and looks like one, but cannot be named."""
+    return tuple(
+        f"{path} is not read: a stack's file is called NAME.yaml, with a NAME of letters, digits, '_', '-' and single "
+        "'.'; rename it"
+        for _, folder in _folders(profile)
+        for path in _files(folder)
+        if path.suffix.lower() in (".yaml", ".yml") and not path.name.startswith(".") and not _is_stack(path)
+    )
+
+
+def _folders(profile: str | None) -> list[tuple[str, Path]]:
+    """Return where the stacks that can be named lie, and whose they are; the later ones hide the earlier."""
+    owner = check_profile(profile or active_profile())
+    return [(owner, _root() / owner), *([("", _repository_folder())] if profile is None else [])]
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise ConfigError(f"cannot read {folder}: {exc.strerror or exc}; check its permissions") from exc
+
+
+def _is_stack(path: Path) -> bool:
+    return path.suffix == ".yaml" and is_name(path.stem)
 
 
 def find(name: str, *, profile: str | None = None) -> Entry:
@@ -175,7 +204,8 @@ def find(name: str, *, profile: str | None = None) -> Entry:
     if name in known:
         return known[name]
     where = f" in profile {profile!r}" if profile else ""
-    raise NotFoundError(f"there is no stack {name!r}{where}; {suggest(name, known)}")
+    odd = "".join(f"; {text}" for text in oddities(profile) if f"/{name}." in text)
+    raise NotFoundError(f"there is no stack {name!r}{where}; {suggest(name, known)}{odd}")
 
 
 def load(entry: Entry) -> Stack:
@@ -247,8 +277,9 @@ def import_file(
     check: Check = lambda stack: None,
 ) -> StackFile:
     """Copy a stack's file in, as it is, under a name; its content is checked first."""
-    read(source)
-    return _write(name, source.read_text(encoding="utf-8"), profile, is_replacing=is_replacing, check=check)
+    text = text_of(source)
+    parse(source, text)
+    return _write(name, text, profile, is_replacing=is_replacing, check=check)
 
 
 def update(entry: Entry, change: ComponentsChange, *, check: Check = lambda stack: None) -> StackFile:
@@ -259,7 +290,7 @@ def update(entry: Entry, change: ComponentsChange, *, check: Check = lambda stac
     path = _own_path(entry, "changed")
     with locked(_place(entry.profile)):
         before = file_of(entry)
-        text = with_components(path.read_text(encoding="utf-8"), change(before.components), path)
+        text = with_components(text_of(path), change(before.components), path)
         made = parse(path, text, before.root)
         check(made.resolve(entry.profile))
         write_private(path, text, mode=0o600 if made.literal_secrets() else path.stat().st_mode & 0o777)

@@ -8,6 +8,7 @@ shown and copied; ``StackFile.resolve`` puts in what they refer to and gives the
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,8 @@ BUILT_IN = ("local", "inline")
 COMPONENTS = ("orchestrator", "artifact_store", "metadata_store", "model_deployer", "experiment_tracker")
 _WITH_URL = COMPONENTS[:3]
 _WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_deployer")
-MAX_BYTES = 1 << 20
+MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1 << 16, 20, 100  # of a file, of lists and mappings in it, of a number
+_TYPES = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(
     r"secret|passw|passphrase|pwd|token|credential|(api|access|account|private)_?key|connection_string|^key$|sas|^auth",
@@ -230,7 +232,7 @@ class StackFile:
 
 def read(path: Path, root: Path | None = None) -> StackFile:
     """Read a stack's file; ConfigError with file and line for what is no YAML, an unknown component or a wrong form."""
-    return parse(path, _text_of(path), root)
+    return parse(path, text_of(path), root)
 
 
 def parse(path: Path, text: str, root: Path | None = None) -> StackFile:
@@ -238,12 +240,11 @@ def parse(path: Path, text: str, root: Path | None = None) -> StackFile:
     import yaml  # only a stack from a file needs it
 
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):  # a few of them can stand for gigabytes
-                line = f":{event.start_mark.line + 1}" if event.start_mark else ""
-                raise ConfigError(f"{path}{line}: a stack has no aliases; write the value out")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        raw = yaml.safe_load(text)
+        _check_shape(text, path)
+        loader = yaml.SafeLoader(text)
+        node: Any = loader.get_single_node()
+        lines = dict(_lines(node, "", path)) if isinstance(node, yaml.MappingNode) else {}
+        raw = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         mark = getattr(exc, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -252,13 +253,25 @@ def parse(path: Path, text: str, root: Path | None = None) -> StackFile:
         raw = {}
     elif not isinstance(raw, dict):
         raise ConfigError(f"{path}: a stack is a mapping with {', '.join(COMPONENTS)}")
-    found = StackFile(path, raw, root, dict(_lines(node, "", path)) if raw else {})
-    for key, value in raw.items():
+    found = StackFile(path, raw, root, lines)
+    for key in raw:
         if key not in COMPONENTS:
             raise found.error(f"unknown component {key!r}; {suggest(str(key), COMPONENTS)}", str(key))
-        if isinstance(value, Mapping) and not all(isinstance(k, str) for k in value):
-            raise found.error(f"{key!r} has an option whose name is not text", key)
     return found
+
+
+def _check_shape(text: str, path: Path) -> None:
+    """Refuse aliases, and lists within lists without end, before anything is built: a few lines can fill the memory."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else 0
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(f"{path}:{line}: a stack has no aliases; write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}:{line}: lists and mappings lie more than {MAX_DEPTH} deep; make it flatter")
 
 
 def exported(path: Path | None, name: str) -> tuple[str, tuple[str, ...]]:
@@ -276,8 +289,8 @@ def exported(path: Path | None, name: str) -> tuple[str, tuple[str, ...]]:
         return _dumped({"orchestrator": name}), ()
     found = read(path)
     if not found.literal_secrets():
-        return _text_of(path), ()
-    text = _text_of(path)
+        return text_of(path), ()
+    text = text_of(path)
     changed = replaced_secrets(found.components, variable)
     changes = {k: v for k, v in changed.items() if v != found.components[k]}
     return with_components(text, changes, path), tuple(variables)
@@ -376,24 +389,42 @@ def _without_secrets(value: Json, path: tuple[str, ...], instead: Callable[[tupl
 
 
 def _lines(node: Any, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
-    """Give the line of every key of a YAML mapping and of the mappings in it; refuse a key that stands twice."""
+    """Give the line of every key of a YAML node; refuse a key that stands twice, and what JSON does not have."""
     import yaml
 
+    is_long = node.tag.endswith(":int") and len(node.value) > MAX_DIGITS
+    if node.tag not in _TYPES or is_long:
+        kind = f"number of {len(node.value)} digits" if is_long else node.tag.removeprefix("tag:yaml.org,2002:")
+        raise ConfigError(
+            f"{path}:{node.start_mark.line + 1}: {prefix.rstrip('.')!r} is read by YAML as a {kind!r}, and a stack has "
+            "texts, plain numbers, lists and mappings; put it in quotes"
+        )
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _lines(item, prefix, path)
+    if not isinstance(node, yaml.MappingNode):
+        return
     seen: set[str] = set()
     for key, value in node.value:
-        name, line = f"{prefix}{key.value}", key.start_mark.line + 1
-        if name in seen:
+        line = key.start_mark.line + 1
+        if prefix and key.tag != "tag:yaml.org,2002:str":
+            raise ConfigError(f"{path}:{line}: {prefix.rstrip('.')!r} has an option whose name is not text; quote it")
+        if str(key.value) in seen:
             raise ConfigError(f"{path}:{line}: {key.value!r} stands there twice; keep one")
-        seen.add(name)
-        yield name, line
-        if isinstance(value, yaml.MappingNode) and not prefix:
-            yield from _lines(value, f"{name}.", path)
+        seen.add(str(key.value))
+        yield f"{prefix}{key.value}", line
+        yield from _lines(value, f"{prefix}{key.value}.", path)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Read a stack's file; ConfigError for what is no file, or is too large to be one."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes, and a stack is a page of YAML: is it one?")
-        return path.read_text(encoding="utf-8")
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
+            raise ConfigError(f"{path} is no file: a stack is one, of YAML; remove it, or give it another name")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_BYTES:,} bytes, and a stack is a page of YAML: is it one?")
+        return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc

@@ -628,7 +628,13 @@ def test_stack_list_marks_the_active_one_and_survives_a_broken_file(zenray):
     (zenray.folder / "stacks").mkdir()
     zenray.write("stacks/mine.yaml", "orchestrator: inline\nmetadata_store: postgresql://me:secret@host/db\n")
     zenray.write("stacks/bad.yaml", "orchestrator: mars\n")
+    zenray.write("stacks/old.yml", "orchestrator: inline\n")
+    os.mkfifo(zenray.folder / "stacks" / "pipe.yaml")
     found = {s["name"]: s for s in zenray.json("stack", "list")}
+    assert found.keys() == {"local", "inline", "mine", "bad", "pipe"}
+    assert "pipe.yaml is no file" in found["pipe"]["artifact_store"]
+    assert "stacks/old.yml is not read" in zenray("stack", "list").stderr
+    assert "stacks/old.yml is not read" in zenray("doctor").stdout
     assert found["inline"]["is_active"] is True
     assert found["bad"]["orchestrator"] == "broken"
     text = zenray("stack", "describe", "mine").stdout

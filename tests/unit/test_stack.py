@@ -1,5 +1,8 @@
 """Stacks as YAML files, profiles that group them, and what is chosen where."""
 
+import contextlib
+import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,9 @@ metadata_store: postgresql+psycopg://zenray:${env:DB_PASSWORD}@db/zenray
 model_deployer: {port: 8000}
 experiment_tracker: {flavor: mlflow, tracking_uri: http://mlflow:5000}
 """
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +117,22 @@ class TestFile:
             ("orchestrator: local\norchestrator: inline\n", ":2: 'orchestrator' stands there twice"),
             ("- a\n- b\n", "a stack is a mapping with orchestrator"),
             ("a: [\n", "cannot be read as YAML"),
-            ("a: &x [1]\nb: *x\n", "a stack has no aliases"),
+            ("a: &x [1]\nb: *x\n", ":2: a stack has no aliases"),
+            (LAUGHS, ":2: a stack has no aliases"),
+            ("artifact_store:\n  x: " + "[" * 60_000, ":2: lists and mappings lie more than 20 deep"),
+            ("artifact_store:\n  url: s3://b\n  x:\n    y: 1\n    y: 2\n", ":5: 'y' stands there twice; keep one"),
+            ("artifact_store: {url: 's3://b', x: [{y: 1,\n y: 2}]}\n", ":2: 'y' stands there twice"),
+            ("artifact_store: {url: 's3://b', x: {<<: {y: 1}}}\n", "an option whose name is not text"),
+            ("artifact_store: {url: 's3://b', x: {yes: 1}}\n", ":1: 'artifact_store.x' has an option whose name is"),
+            (
+                "artifact_store:\n  url: s3://b\n  key: 2024-01-01\n",
+                ":3: 'artifact_store.key' is read by YAML as a 'ti",
+            ),
+            ("artifact_store: {url: 's3://b', key: !!binary aGk=}\n", "is read by YAML as a 'binary'"),
+            ("artifact_store: !!python/object:os.system {}\n", "YAML as a 'python/object:os.system'"),
+            ("artifact_store: {url: 's3://b', n: 0x" + "f" * 5000 + "}\n", "as a 'number of 5002 digits'"),
+            ("? [a, b]\n: c\n", "cannot be read as YAML"),
+            ("orchestrator: local\n---\norchestrator: inline\n", ":2: cannot be read as YAML: but found another"),
             ("\0", "cannot be read as YAML"),
         ],
     )
@@ -123,6 +144,60 @@ class TestFile:
         path.write_text("#" * 10_000_000)
         with pytest.raises(ConfigError, match="a page of YAML"):
             stack.read(path)
+
+    def test_the_largest_file_that_is_read_is_read_whole(self, tmp_path):
+        path = tmp_path / "s.yaml"
+        head, tail = "artifact_store:\n  url: s3://b\n  x:\n", "    last: 1\n"
+        count, left = divmod(stack.MAX_BYTES - len(head + tail), len("    k0000: 1\n"))
+        path.write_text(head + "".join(f"    k{n:04}: 1\n" for n in range(count)) + "#" * (left - 1) + "\n" + tail)
+        assert path.stat().st_size == stack.MAX_BYTES
+        assert stack.read(path).components["artifact_store"]["x"]["last"] == 1
+        path.write_text(path.read_text() + "#")
+        with pytest.raises(ConfigError, match="more than 65,536 bytes"):
+            stack.read(path)
+
+    @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "dangling link"])
+    def test_what_is_no_file_is_neither_waited_for_nor_read(self, repository, kind):
+        profile.save("good", {"orchestrator": "inline"}, profile=None)
+        path = repository / "stacks" / "x.yaml"
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as listener:
+            match kind:
+                case "pipe":
+                    os.mkfifo(path)
+                case "socket":
+                    listener.bind(os.path.relpath(path))  # an absolute path may be too long for one
+                case "device":
+                    path.symlink_to("/dev/zero")
+                case "folder":
+                    path.mkdir()
+                case "dangling link":
+                    path.symlink_to("nowhere")
+        message = "x.yaml cannot be read: No such file" if kind == "dangling link" else "x.yaml is no file"
+        for use in (
+            lambda: active_stack("x"),
+            lambda: profile.copy(profile.find("x"), "y", profile=None),
+            lambda: profile.update(profile.find("x"), lambda before: {"orchestrator": "local"}),
+            lambda: profile.import_file(path, "y", profile=None),
+            lambda: stack.exported(path, "x"),
+        ):
+            with pytest.raises(ConfigError, match=message):
+                use()
+        assert active_stack("good").orchestrator == "inline"
+        assert [s.name for s in profile.usable_stacks()] == ["inline", "good"]  # what is built in shares one store
+
+    def test_files_that_look_like_stacks_but_cannot_be_named_are_named(self, repository):
+        for name in ("old.yml", "my stack.yaml", "x.YAML", "a..b.yaml", ".hidden.yaml", "notes.md", "good.yaml"):
+            (repository / "stacks" / name).write_text("orchestrator: inline\n")
+        assert {e.name for e in profile.entries()} == {"local", "inline", "good"}
+        found = profile.oddities()
+        assert [Path(text.partition(" is not read")[0]).name for text in found] == [
+            "a..b.yaml",
+            "my stack.yaml",
+            "old.yml",
+            "x.YAML",
+        ]
+        with pytest.raises(NotFoundError, match=r"no stack 'old'.*stacks/old\.yml is not read: a stack's file"):
+            profile.find("old")
 
     def test_a_binary_file_is_refused(self, tmp_path):
         path = tmp_path / "binary.yaml"
@@ -356,10 +431,12 @@ class TestProfiles:
             profile.save("s", {"artifact_store": "./data"}, profile="work")
         folder = tmp_path / "user" / ".zenray" / "profiles"
         (folder / ".odd").mkdir()
+        profile.save("s", {"orchestrator": "inline"}, profile="work")
         (folder / "work" / "kept").write_text("x")
         assert profile.profiles() == ("default", "work")
-        with pytest.raises(ConfigError, match="cannot delete"):
+        with pytest.raises(ConfigError, match=r"cannot delete .*: kept in it is no stack; remove it first"):
             profile.delete_profile("work")
+        assert (folder / "work" / "s.yaml").is_file()
         assert (folder / "work" / "kept").read_text() == "x"
 
     def test_what_can_never_work_is_refused_before_it_is_written(self, repository, tmp_path):

@@ -92,10 +92,12 @@ def _materializers() -> Iterator[Line]:
 
 def _stack() -> Iterator[Line]:
     from zenray import checks
-    from zenray.profile import active_stack, describe
+    from zenray.profile import active_stack, describe, oddities
 
     stack = active_stack()
     yield "ok", "stack", describe(stack), ""
+    for text in oddities():
+        yield "warn", "stacks", text, ""
     for found in checks.probe(stack):
         yield "ok" if found.is_ok else "fail", found.component.replace("_", " "), found.text, ""
 

@@ -73,6 +73,8 @@ def list_(profile: ProfileOption = None, as_json: JsonOption = False) -> None:
     rows = [(e, *_summary(e)) for e in stacks.entries(profile)]
     if active not in {e.name for e, *_ in rows}:
         note(f"warning: the active stack {active!r} is not there; choose one with `zenray stack set NAME`")
+    for text in stacks.oddities(profile):
+        note(f"warning: {text}")
     if as_json:
         keys = ("orchestrator", "artifact_store", "metadata_store")
         print_json(
@@ -355,7 +357,7 @@ def _value(raw: str) -> Any:
 
     try:
         found = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return raw
     return raw if isinstance(found, str) or found is None else found
 
