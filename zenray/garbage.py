@@ -1,4 +1,4 @@
-"""Removes what no run and no cache entry needs: old runs where asked, artifacts, objects and forgotten temporary files.
+"""Removes what no run and no cache entry needs: old runs where asked, artifacts, objects and what is half written.
 
 Runs in: driver.
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zenray.artifacts import read_manifest
-from zenray.errors import CorruptedObjectError
+from zenray.errors import CorruptedObjectError, StoreError
 from zenray.metadata.records import RunRecord
 from zenray.model import Manifest, Status
 from zenray.profile import usable_stacks
@@ -29,7 +29,7 @@ from zenray.store import Store, address_of, ledger_name, manifest_name
 from zenray.views import Books
 
 GRACE_S = 3600.0
-TEMPORARY_S = 86_400.0
+ABANDONED_S = 86_400.0
 _ALL = 1_000_000_000
 
 
@@ -47,6 +47,8 @@ class GarbageReport:
     objects: int = 0
     logs: int = 0
     temporary_files: int = 0
+    uploads: tuple[str, ...] = ()  # names that were begun to be uploaded, each with the time
+    uploads_problem: str = ""  # why they were left alone
     size_bytes: int = 0
     unfinished_runs: int = 0
     waiting: int = 0
@@ -61,6 +63,7 @@ def collect(
     keep_runs: int | None = None,
     older_than_s: float | None = None,
     grace_s: float = GRACE_S,
+    abandoned_s: float = ABANDONED_S,
     is_dry: bool = True,
 ) -> GarbageReport:
     """Remove what nothing refers to; runs, with the cache entries of what only they made, only where asked.
@@ -70,18 +73,20 @@ def collect(
         keep_runs: delete finished runs of each pipeline beyond its newest ones.
         older_than_s: delete finished runs that ended longer ago; with ``keep_runs`` both must hold.
         grace_s: what is younger is never touched.
+        abandoned_s: how old temporary files and unfinished uploads must be too: a large one takes hours.
         is_dry: only count.
     """
-    return _Collection(books, grace_s=grace_s, is_dry=is_dry).run(keep_runs, older_than_s)
+    return _Collection(books, grace_s=grace_s, abandoned_s=abandoned_s, is_dry=is_dry).run(keep_runs, older_than_s)
 
 
 class _Collection:
-    def __init__(self, books: Books, *, grace_s: float, is_dry: bool) -> None:
+    def __init__(self, books: Books, *, grace_s: float, abandoned_s: float, is_dry: bool) -> None:
         self._ledger, self._store, self._is_dry = books.ledger, books.store, is_dry
         self._stack = books.stack
         self._now = time.time()
         running = self._unfinished()
         self._horizon = min([self._now - grace_s, *(r.started_at for r in running)])
+        self._abandoned = min(self._now - abandoned_s, self._horizon)
         self._size_bytes = self._young_runs = 0
 
     def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
@@ -97,6 +102,7 @@ class _Collection:
         doomed = self._doomed(freed)
         waiting = len(doomed) if unfinished else 0
         others = self._other_ledgers()
+        uploads, problem = self._abort_uploads()
         gone = set() if unfinished or others else self._delete_artifacts(doomed)
         return GarbageReport(
             is_dry=self._is_dry,
@@ -106,6 +112,8 @@ class _Collection:
             objects=0 if others else self._delete_objects(gone, are_runs_going_on=bool(unfinished)),
             logs=logs,
             temporary_files=self._delete_temporary(),
+            uploads=uploads,
+            uploads_problem=problem,
             size_bytes=self._size_bytes,
             unfinished_runs=len(unfinished),
             waiting=waiting,
@@ -252,8 +260,15 @@ class _Collection:
                 yield found
 
     def _delete_temporary(self) -> int:
-        before = self._now - TEMPORARY_S
-        return sum(self._delete(f) for f in list(self._store.names("tmp")) if f[2] < min(before, self._horizon))
+        return sum(self._delete(f) for f in list(self._store.names("tmp")) if f[2] < self._abandoned)
+
+    def _abort_uploads(self) -> tuple[tuple[str, ...], str]:
+        """Abort uploads that nobody can be at any more; a store may not let us see them, which is no reason to stop."""
+        try:
+            found = self._store.abort_uploads(before=self._abandoned, is_dry=self._is_dry)
+        except StoreError as exc:
+            return (), str(exc)
+        return tuple(f"{name}, begun {time.strftime('%F %R', time.localtime(at))}" for name, at in sorted(found)), ""
 
     def _delete(self, found: tuple[str, int, float]) -> bool:
         """Remove a file unless it was used since the horizon; counts its bytes."""
@@ -297,8 +312,14 @@ def describe(report: GarbageReport, size: str) -> Sequence[str]:
         (report.objects, "objects"),
         (report.logs, "logs"),
         (report.temporary_files, "temporary files"),
+        (len(report.uploads), "unfinished uploads"),
     ]
     lines = [f"{done} {', '.join(f'{n:,} {what}' for n, what in counts if n) or 'nothing'}; {size}"]
+    lines += [f"  unfinished upload of {upload}" for upload in report.uploads if report.is_dry]
+    if report.uploads_problem:
+        lines.append(
+            f"unfinished uploads, which are paid for until they are aborted, were left alone: {report.uploads_problem}"
+        )
     young = [(report.young_runs, "runs"), (report.young_artifacts, "artifacts")]
     if any(n for n, _ in young):
         kept = " and ".join(f"{n:,} {what}" for n, what in young if n)

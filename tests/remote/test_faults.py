@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import pytest
 
 from tests.servers.object_stores import BUCKET, READ_ONLY_KEY, READ_ONLY_SECRET, SECRET, ObjectStore
 from tests.servers.proxy import FaultProxy
+from zenray import garbage
 from zenray.errors import StoreError
+from zenray.stack import Stack
 from zenray.store import Store, object_name, open_store
 from zenray.store.faults import Patience
 from zenray.store.remote import RemoteStore
+from zenray.views import Books
 
 DATA = os.urandom(40 << 20)  # five parts
 
@@ -42,7 +46,7 @@ def unfinished_uploads(s3: ObjectStore) -> list[Any]:
     store = open_store(s3.uri, s3.options)
     assert isinstance(store, RemoteStore)
     prefix = s3.uri.removeprefix(f"s3://{BUCKET}/")
-    return list(store._fs.call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=prefix).get("Uploads", []))
+    return list(store._fs.call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=f"{prefix}/").get("Uploads", []))
 
 
 def later(seconds: float, action: Callable[[], Any]) -> threading.Timer:
@@ -220,10 +224,9 @@ writer.commit()
 """
 
 
-def test_a_writer_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_visible(
-    s3: ObjectStore, proxy: FaultProxy, cache_folder: Path
-) -> None:
-    options = s3.at(proxy.port)
+def kill_in_the_middle(s3: ObjectStore, proxy: FaultProxy) -> None:
+    """Kill a process that uploads a large object."""
+    options, before = s3.at(proxy.port), proxy.bytes_passed
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, s3.uri, options["endpoint_url"], options["key"], options["secret"]],
         stdout=subprocess.PIPE,
@@ -232,14 +235,59 @@ def test_a_writer_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_visib
     try:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"begin\n"
-        while proxy.bytes_passed < 20 << 20:
+        while proxy.bytes_passed < before + (20 << 20):
             time.sleep(0.005)
     finally:
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
+
+
+def test_a_writer_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_visible(
+    s3: ObjectStore, proxy: FaultProxy, cache_folder: Path
+) -> None:
+    kill_in_the_middle(s3, proxy)
     assert not visible(s3)
     assert not list((cache_folder / "objects").rglob("*"))
     data = bytes(range(256)) * (200 << 12)
     digest, _ = put(open_store(s3.uri, s3.options), data)
     assert visible(s3) == [object_name(digest)]
+
+
+def test_gc_names_and_aborts_what_a_killed_upload_leaves(s3: ObjectStore, proxy: FaultProxy, tmp_path: Path) -> None:
+    kill_in_the_middle(s3, proxy)
+    beside = ObjectStore(f"{s3.uri}x", s3.options, s3.port)  # another store, of a longer name
+    kill_in_the_middle(beside, proxy)
+    books = Books(Stack("s3", "inline", s3.uri, f"sqlite:///{tmp_path}/ledger.db", s3.options))
+    assert garbage.collect(books, grace_s=-60).uploads == ()  # it may still go on
+    planned = garbage.collect(books, grace_s=-60, abandoned_s=-60)
+    (line,) = [x for x in garbage.describe(planned, "0 bytes") if "unfinished upload of" in x]
+    assert re.fullmatch(r"  unfinished upload of objects/../[0-9a-f]{64}, begun 20\d\d-\d\d-\d\d \d\d:\d\d", line)
+    assert len(unfinished_uploads(s3)) == 1
+    done = garbage.collect(books, grace_s=-60, abandoned_s=-60, is_dry=False)
+    assert "removed 1 unfinished uploads" in garbage.describe(done, "0 bytes")[0]
+    assert (len(unfinished_uploads(s3)), len(unfinished_uploads(beside))) == (0, 1)
+    assert not garbage.collect(books, grace_s=-60, abandoned_s=-60, is_dry=False).uploads
+
+
+def test_gc_goes_on_where_a_store_does_not_let_it_see_unfinished_uploads(
+    s3: ObjectStore, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    books = Books(Stack("s3", "inline", s3.uri, f"sqlite:///{tmp_path}/ledger.db", s3.at(proxy.port)))
+    put(books.store, b"unused")
+    proxy.http_status, proxy.http_only = 403, b"?uploads"
+    report = garbage.collect(books, grace_s=-60, is_dry=False)
+    assert report.objects == 1
+    assert "left alone: cannot list the uploads of" in garbage.describe(report, "")[-1]
+
+
+def test_all_pages_of_unfinished_uploads_are_listed(s3: ObjectStore) -> None:
+    store = open_store(s3.uri, s3.options)
+    assert isinstance(store, RemoteStore)
+    path = store._path("objects")
+    bucket, prefix, _ = store._fs.split_path(path)
+    for number in range(5):
+        store._fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/{number % 3}")
+    found = list(store._transfer.uploads(path, at_once=2))
+    assert sorted(u.path.rpartition("/")[2] for u in found) == ["0", "0", "1", "1", "2"]
+    assert len({u.upload_id for u in found}) == 5

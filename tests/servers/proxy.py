@@ -23,7 +23,8 @@ class FaultProxy:
     ``is_refusing``: new connections are reset.
     ``is_hanging``: nothing is forwarded and nothing is answered, while connections stay open.
     ``reset_after_bytes``: a connection is reset once so many bytes have passed, both ways together; None: never.
-    ``http_status``: HTTP requests are answered with this status and never reach the server; None: they do.
+    ``http_status``: HTTP requests are answered with this status and never reach the server; None: they do. With
+    ``http_only`` only requests that have it in their head.
     ``connections``, ``resets``, ``bytes_passed`` and ``http_answers`` count since the start.
     """
 
@@ -34,6 +35,7 @@ class FaultProxy:
         self.is_hanging = False
         self.reset_after_bytes: int | None = None
         self.http_status: int | None = None
+        self.http_only = b""
         self.connections = 0
         self.resets = 0  # by these faults, not by a side that went away
         self.bytes_passed = 0
@@ -63,7 +65,7 @@ class FaultProxy:
     def heal(self) -> None:
         """Switch all faults off; connections that were reset stay so."""
         self.latency_s, self.is_refusing, self.is_hanging = 0.0, False, False
-        self.reset_after_bytes = self.http_status = None
+        self.reset_after_bytes, self.http_status, self.http_only = None, None, b""
 
     def _call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
@@ -117,7 +119,8 @@ class FaultProxy:
         reading = asyncio.create_task(self._read(reader, queue))
         try:
             while (data := await self._next(queue, link)) and not link.is_reset:
-                if back is not None and (self.http_status is not None or link.is_answered):
+                is_faulty = self.http_status is not None and self.http_only in data
+                if back is not None and (is_faulty or link.is_answered):
                     await self._answer(link, back)
                 else:
                     await self._forward(data, link, writer)

@@ -103,6 +103,13 @@ class Store(Protocol):
         """Remove a name; harmless where it is not there."""
         ...
 
+    def abort_uploads(self, *, before: float, is_dry: bool) -> list[tuple[str, float]]:
+        """Abort what was begun before a time (epoch s), never ended, and is paid for until then; or only find it.
+
+        Returns names with the times when they were begun. Where nothing of that kind remains there is nothing to do.
+        """
+        ...
+
 
 def object_name(digest: str) -> str:
     """Return the relative name of an object."""

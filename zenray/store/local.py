@@ -168,6 +168,10 @@ class LocalStore:
         with _translating("delete from", self.uri), suppress(FileNotFoundError):
             os.unlink(self._path(name))
 
+    def abort_uploads(self, *, before: float, is_dry: bool) -> list[tuple[str, float]]:
+        """Return nothing: what was begun here lies in ``tmp/``, as a file."""
+        return []
+
     def temporary(self) -> str:
         """Return a new name in ``tmp/``; the folder is made on first use."""
         path = f"{self.uri}/tmp/{os.getpid()}-{secrets.token_hex(8)}"

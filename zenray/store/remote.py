@@ -164,6 +164,14 @@ class RemoteStore:
         with suppress(FileNotFoundError):
             self._patience.call("delete from", self._fs.rm_file, self._path(name))
 
+    def abort_uploads(self, *, before: float, is_dry: bool) -> list[tuple[str, float]]:
+        """Abort S3's multipart uploads of objects and logs; GCS and Azure forget theirs after a week."""
+        found = [u for kind in ("objects", "logs") for u in self._transfer.uploads(self._path(kind))]
+        found = [u for u in found if u.began_at < before]
+        if not is_dry:
+            self._transfer.each(self._transfer.abort, found)
+        return [(u.path.removeprefix(f"{self._root}/"), u.began_at) for u in found]
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 

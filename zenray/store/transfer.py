@@ -8,6 +8,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +22,15 @@ PARTS_AT_ONCE = 8  # for all transfers of a store together; downloads hold so ma
 _MAX_PARTS = 10_000  # S3's own limit
 ANSWER_S = 120.0  # for one request to S3 with its bytes: a server that takes them and says nothing is a fault too
 _WHOLE_BYTES = 2 * PART_BYTES  # up to this size an object goes in one request
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """An upload in parts that has begun and not ended: the object's path on the file system, and when (epoch s)."""
+
+    path: str
+    upload_id: str
+    began_at: float
 
 
 class Transfer:
@@ -117,6 +128,31 @@ class Transfer:
         except FileNotFoundError:
             if self.size(path) != size_bytes:  # else the first try succeeded, and its answer was lost
                 raise
+
+    def uploads(self, path: str, *, at_once: int = 1000) -> Iterator[Upload]:
+        """Give the multipart uploads below a path that have not ended; only S3 keeps them, until they are aborted.
+
+        MinIO finds none by a prefix, and removes them by itself after a day.
+        """
+        if not self._target.is_s3:
+            return
+        bucket, key, _ = self._fs.split_path(path)
+        place, markers = {"Bucket": bucket, "Prefix": f"{key}/", "MaxUploads": at_once}, dict[str, str]()
+        while True:
+            found = self._patience.call(
+                "list the uploads of", self._fs.call_s3, "list_multipart_uploads", **place, **markers
+            )
+            for upload in found.get("Uploads", ()):
+                yield Upload(f"{bucket}/{upload['Key']}", upload["UploadId"], upload["Initiated"].timestamp())
+            before, markers = markers, {n: v for n in ("KeyMarker", "UploadIdMarker") if (v := found.get(f"Next{n}"))}
+            if not found.get("IsTruncated") or markers == before:
+                return
+
+    def abort(self, upload: Upload) -> None:
+        """Discard an upload with its parts; harmless where it has ended."""
+        bucket, key, _ = self._fs.split_path(upload.path)
+        with suppress(FileNotFoundError):
+            self._s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload.upload_id)
 
     def _s3(self, method: str, **arguments: Any) -> Any:
         return self._patience.call("write to", self._fs.call_s3, method, timeout=ANSWER_S, **arguments)
