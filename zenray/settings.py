@@ -37,8 +37,8 @@ def find_repository(start: Path | None = None) -> Path | None:
     """Return the nearest folder upwards that ``zenray init`` marked, or None."""
     here = (start or current_folder()).absolute()
     for folder in (here, *here.parents):
-        is_marked = (folder / MARKER).is_dir() or (folder / IGNORE_FILE).is_file()
-        if is_marked and folder != Path.home():
+        is_marked = (folder / MARKER).is_dir() and folder != Path.home()  # there it is the user's own state
+        if is_marked or (folder / IGNORE_FILE).is_file():
             return folder
     return None
 

@@ -617,6 +617,26 @@ def test_init_refuses_to_run_twice_and_never_overwrites(zenray):
     assert (new / ".gitignore").read_text() == "*.pyc\n.zenray/\n"
 
 
+def test_init_of_everything_a_user_has_is_refused_and_can_be_forced(zenray):
+    home = zenray.folder / "users" / "me"
+    (home / "project").mkdir(parents=True)
+    zenray.environment["HOME"] = str(home)
+    zenray.environment.pop("ZENRAY_HOME")
+    (zenray.folder / "link").symlink_to(home)
+    for folder in ("/", str(home), str(home.parent), "link"):
+        assert "would be one repository" in zenray("init", folder, code=2).stderr
+    assert not Path("/.zenray").exists()
+    assert [p.name for p in home.iterdir()] == ["project"]
+    zenray("init", str(home / "project"))
+    zenray("init", str(home), "--force")
+    zenray.folder = home / "project"
+    assert f"repository: {home / 'project'}" in zenray("doctor").stdout
+    zenray.folder = home / "other"
+    zenray.folder.mkdir()
+    assert f"repository: {home}" in zenray("doctor").stdout.splitlines()[2]
+    assert "3 succeeded" in zenray("submit", "../pipeline.py").stderr
+
+
 def test_materializer_list_says_which_are_pickles(zenray):
     found = {m["type_name"]: m for m in zenray.json("materializer", "list")}
     assert found["builtins.bytes"]["is_pickle"] is False

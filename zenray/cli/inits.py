@@ -67,13 +67,20 @@ if __name__ == "__main__":
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The folder; default: the current one.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Add what is missing to a repository that exists.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Add what is missing to a repository that exists; allow a home folder or /.")
+    ] = False,
 ) -> None:
     """Make a folder a ZenRay repository: a marker, a stack file and an example; no file of yours is overwritten."""
     from zenray.errors import ConfigError
     from zenray.settings import IGNORE_FILE, MARKER
 
     marker = path / MARKER
+    if not force and Path.home().resolve().is_relative_to(path.resolve()):
+        raise ConfigError(
+            f"{path.resolve()} holds everything of yours: all projects below would be one repository, with one ledger "
+            "and one stack; run `zenray init` in the folder of a project, or with --force here"
+        )
     if marker.is_dir() and (path / "stacks").is_dir() and not force:
         raise ConfigError(f"{path.absolute()} is a ZenRay repository already; --force adds the files that are missing")
     try:
