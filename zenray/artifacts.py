@@ -6,7 +6,7 @@ Runs in: anywhere.
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,7 @@ from zenray.errors import CorruptedObjectError, MaterializerError, StoreError, Z
 from zenray.hashing import digest_bytes
 from zenray.materializer import find, load_class, load_materializer, registry, type_name
 from zenray.model import Json, Manifest, StoredFile, artifact_digest
-from zenray.store import ObjectWriter, Store, manifest_name, object_name
+from zenray.store import ObjectWriter, Store, manifest_name, object_name, pack_name
 
 INLINE_BYTES = 4096  # a file up to this size lives in its manifest: one write instead of two
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -26,9 +26,10 @@ PICKLE = "zenray_materializers.pickled:PickleMaterializer"
 def save(
     value: Any, store: Store, *, table: Mapping[str, str], allow_pickle: bool = False, producer: str = ""
 ) -> Manifest:
-    """Write a value and its manifest to the store and return the manifest.
+    """Write a value to the store and return its manifest, which is written too where there are objects.
 
-    Hashed once, as it is written. Idempotent: an equal value gives the same artifact, stored once.
+    Hashed once, as it is written. Idempotent: an equal value gives the same artifact, stored once. A small value is in
+    its manifest and nowhere else: whoever commits it also packs it.
     Raises MaterializerError where no materializer fits and StoreError where the store cannot take it.
     """
     prepared = prepare(value, store, table=table, allow_pickle=allow_pickle, producer=producer)
@@ -95,8 +96,9 @@ class Prepared:
     def publish(self) -> None:
         """Put the objects into the store, then the manifest; in any thread. Whatever happens, nothing remains here."""
         try:
-            self.store.publish(self.objects)
-            _put_manifest(self.manifest, self.store)
+            if not self.manifest.is_inline:
+                self.store.publish(self.objects)
+                put_manifest(self.manifest, self.store)
         finally:
             self.discard()
 
@@ -104,6 +106,22 @@ class Prepared:
         """Remove what is not published."""
         for writer in self.objects:
             writer.abort()
+
+
+def pack(manifests: Sequence[Manifest], store: Store, *, run_id: str) -> None:
+    """Write the small artifacts that a run commits together as one file, so that the store tells all that is in it.
+
+    A file for each would cost as much as a tiny step, and on an object store a request. Idempotent.
+    """
+    lines = [_json(m) for m in manifests if m.is_inline]
+    if lines:
+        data = b"\n".join(lines) + b"\n"
+        store.create_named(pack_name(run_id, digest_bytes(data)), data)
+
+
+def packed(name: str, store: Store) -> list[Manifest]:
+    """Return the manifests of a pack; none where it is gone."""
+    return [_manifest(line, name, store) for line in (store.get_named(name) or b"").splitlines()]
 
 
 def load(manifest: Manifest, store: Store, *, allow_pickle: bool = False) -> Any:
@@ -191,8 +209,7 @@ def repair(manifest: Manifest, store: Store) -> str:
         verify(manifest, store)
     except CorruptedObjectError as exc:
         raise CorruptedObjectError(f"{exc}; restore the metadata store from a backup") from exc
-    data = json.dumps(manifest.to_json(), separators=(",", ":")).encode()
-    store.put_named(manifest_name(manifest.digest), data)
+    store.put_named(manifest_name(manifest.digest), _json(manifest))
     return "its manifest was written anew from the metadata store"
 
 
@@ -221,14 +238,15 @@ def copy(manifest: Manifest, source: Store, target: Store) -> int:
     """Copy an artifact to another store and return how many bytes of objects that took; what is there is skipped.
 
     Streams, and compares every digest on the way: a CorruptedObjectError leaves nothing in the target, and the
-    manifest comes last.
+    manifest comes last. A small artifact has nothing to be copied: it is to be packed.
     """
     copied_bytes = 0
     for file in manifest.files:
         if file.data is None and not target.has(file.digest, file.size_bytes):
             _copy_object(file, source, target)
             copied_bytes += file.size_bytes
-    _put_manifest(manifest, target)
+    if not manifest.is_inline:
+        put_manifest(manifest, target)
     return copied_bytes
 
 
@@ -254,12 +272,18 @@ def read_manifest(digest: str, store: Store) -> Manifest | None:
     raw = store.get_named(manifest_name(digest))
     if raw is None:
         return None
+    return _manifest(raw, f"artifact {digest[:12]}", store)
+
+
+def _manifest(raw: bytes, what: str, store: Store) -> Manifest:
     try:
         return Manifest.from_json(json.loads(raw))
     except (ValueError, KeyError, TypeError) as exc:
-        raise CorruptedObjectError(
-            f"the manifest of artifact {digest[:12]} in {store.uri} is not readable: {exc}"
-        ) from exc
+        raise CorruptedObjectError(f"the manifest of {what} in {store.uri} is not readable: {exc}") from exc
+
+
+def _json(manifest: Manifest) -> bytes:
+    return json.dumps(manifest.to_json(), separators=(",", ":")).encode()
 
 
 def no_materializer(cls: type) -> str:
@@ -283,9 +307,9 @@ Either write one, in a file such as materializers/{short.lower()}.py of the repo
 or opt in to pickle for this step, which ties the artifact to this code and these versions: @step(allow_pickle=True)"""
 
 
-def _put_manifest(manifest: Manifest, store: Store) -> None:
-    data = json.dumps(manifest.to_json(), separators=(",", ":")).encode()
-    name = manifest_name(manifest.digest)
+def put_manifest(manifest: Manifest, store: Store) -> None:
+    """Write an artifact's manifest unless it is there as it should be; one that was changed is mended."""
+    name, data = manifest_name(manifest.digest), _json(manifest)
     if store.create_named(name, data) or store.local_path(name) is None:
         return
     try:

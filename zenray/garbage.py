@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from zenray.artifacts import read_manifest
+from zenray.artifacts import packed, put_manifest, read_manifest
 from zenray.errors import CorruptedObjectError, StoreError
 from zenray.metadata.records import RunRecord
 from zenray.model import Manifest, Status
@@ -124,7 +124,7 @@ class _Collection:
 
     def _check_store(self) -> None:
         """Raise StoreError where files cannot be removed: the ledger must not forget what then stays for ever."""
-        for folder in ("objects", "artifacts", "logs"):
+        for folder in ("objects", "artifacts", "packs", "logs"):
             name = f"{folder}/gc-{os.getpid()}"
             self._store.put_named(name, b"")
             self._store.delete(name)
@@ -212,6 +212,7 @@ class _Collection:
         digests: Collection[str] = doomed
         if not self._is_dry:
             digests = self._ledger.delete_artifacts(list(doomed), store=self._store.uri)
+        self._delete_packs(set(digests))
         ages = {name: (size, changed_at) for name, size, changed_at in self._store.names("artifacts")}
         for digest in digests:
             name = manifest_name(digest)
@@ -223,12 +224,16 @@ class _Collection:
 
     def _restore(self, doomed: dict[str, Manifest]) -> None:
         """Write the manifests back of artifacts that a run has recorded again while they were being removed."""
-        import json
-
         for digest in self._ledger.artifacts(doomed, store=self._store.uri):
-            if not self._store.has_named(manifest_name(digest)):
-                data = json.dumps(doomed[digest].to_json(), separators=(",", ":")).encode()
-                self._store.put_named(manifest_name(digest), data)
+            if not doomed[digest].is_inline:
+                put_manifest(doomed[digest], self._store)
+
+    def _delete_packs(self, gone: set[str]) -> None:
+        """Remove the packs of which no artifact is recorded any more."""
+        for found in [f for f in self._store.names("packs") if f[2] < self._horizon]:
+            digests = {m.digest for m in packed(found[0], self._store)} - gone
+            if not self._ledger.artifacts(digests, store=self._store.uri):
+                self._delete(found)
 
     def _delete_objects(self, gone: set[str], *, are_runs_going_on: bool) -> int:
         """Remove the objects that no remaining manifest names."""

@@ -69,6 +69,11 @@ class Manifest:
         """The bytes of all files."""
         return sum(f.size_bytes for f in self.files)
 
+    @property
+    def is_inline(self) -> bool:
+        """True where it holds the bytes of all files itself, so that there is no object to be stored."""
+        return all(f.data is not None for f in self.files)
+
     def to_json(self) -> dict[str, Json]:
         """Return the form that is stored; small files' bytes in base64."""
         return {

@@ -21,6 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from zenray import artifacts
 from zenray.cluster import RayLauncher
 from zenray.context import enclosing_runs
 from zenray.engine import Coordinator, Observer
@@ -105,7 +106,8 @@ def run(request: RunRequest, observer: RunObserver) -> str:
         ledger.create_run(record)
         fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
         reporter = Reporter(tracker, _tracked(record), store=store, observer=observer) if tracker else None
-        with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S) as writer:
+        pack = partial(artifacts.pack, store=store, run_id=run_id)
+        with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S, before_commit=pack) as writer:
             coordinator = Coordinator(
                 run_id,
                 reader=ledger,

@@ -112,6 +112,9 @@ def check() -> None:
         manifest = artifacts.read_manifest(name.rpartition("/")[2].removesuffix(".json"), books.store)
         assert manifest is not None
         artifacts.verify(manifest, books.store)
+    packed = {m.digest for name, _, _ in books.store.names("packs") for m in artifacts.packed(name, books.store)}
+    recorded = {r.digest for r in books.ledger.list_artifacts(limit=100) if r.manifest.is_inline}
+    assert recorded <= packed, f"the store does not tell of {recorded - packed}"
     run = flow()
     assert run.status == "succeeded"
     assert run.steps["described"].output.load() == EXPECTED

@@ -125,8 +125,9 @@ def test_a_changed_manifest_is_found_and_written_anew(tmp_path: Path, damage: st
 
 def test_who_made_an_equal_value_first_is_no_damage(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    first = artifacts.save((1, {"a": 2}), store, table=registry.table(), producer="one")
-    artifacts.save((1, {"a": 2}), store, table=registry.table(), producer="two")
+    value = (1, {"a": "x" * 10_000})
+    first = artifacts.save(value, store, table=registry.table(), producer="one")
+    artifacts.save(value, store, table=registry.table(), producer="two")
     found = artifacts.read_manifest(first.digest, store)
     assert found is not None
     assert found.producer == "one"

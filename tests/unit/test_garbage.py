@@ -37,8 +37,8 @@ def books(tmp_path: Path) -> Books:
 def save(books: Books, value: object, *, age_s: float = 2 * DAY_S) -> Manifest:
     """Store a value as a step would have done it some time ago."""
     manifest = artifacts.save(value, books.store, table=registry.table(), producer="run/step")
-    names = [manifest_name(manifest.digest), *(object_name(f.digest) for f in manifest.files if f.data is None)]
-    for name in names:
+    objects = [object_name(f.digest) for f in manifest.files if f.data is None]
+    for name in [manifest_name(manifest.digest), *objects] if objects else []:
         make_old(books, name, age_s)
     return manifest
 
@@ -113,6 +113,45 @@ def test_a_dry_run_removes_nothing_and_counts_what_would_go(books):
     assert (real.runs, real.artifacts, real.objects, real.size_bytes) == (1, 1, 1, report.size_bytes)
     assert not artifacts.exists(old, books.store)
     assert is_whole(books, new)
+
+
+def pack(books: Books, run_id: str, *values: object) -> tuple[str, list[Manifest]]:
+    """Save small values as a run does, some time ago, and return the name of their pack too."""
+    manifests = [artifacts.save(v, books.store, table=registry.table()) for v in values]
+    artifacts.pack(manifests, books.store, run_id=run_id)
+    ((name, _, _),) = books.store.names(f"packs/{run_id}")
+    make_old(books, name)
+    return name, manifests
+
+
+def test_small_artifacts_lie_in_their_runs_pack_and_nowhere_else(books):
+    name, manifests = pack(books, "run-1", 1, "two")
+    assert artifacts.packed(name, books.store) == manifests
+    assert [n for n, _, _ in books.store.names("")] == [name]
+
+
+def test_a_pack_goes_when_the_last_of_its_artifacts_is_gone(books):
+    name, (first, second) = pack(books, "run-1", 1, 2)
+    record(books, "run-1", first, is_cached=False)
+    record(books, "run-2", second, is_cached=False)
+    books.ledger.delete_run("run-1")
+    assert garbage.collect(books, is_dry=False).artifacts == 1
+    assert books.store.has_named(name)
+    books.ledger.delete_run("run-2")
+    dry = garbage.collect(books, is_dry=True)
+    assert books.store.has_named(name)
+    real = garbage.collect(books, is_dry=False)
+    assert (real.artifacts, real.size_bytes) == (1, dry.size_bytes)
+    assert real.size_bytes > 0
+    assert not books.store.has_named(name)
+
+
+def test_the_pack_of_a_run_that_never_recorded_it_goes_when_it_is_old(books):
+    name, _ = pack(books, "killed", 1)
+    artifacts.pack([artifacts.save(2, books.store, table=registry.table())], books.store, run_id="young")
+    garbage.collect(books, is_dry=False)
+    assert not books.store.has_named(name)
+    assert [n for n, _, _ in books.store.names("packs/young")]
 
 
 def test_runs_are_deleted_only_when_asked(books):

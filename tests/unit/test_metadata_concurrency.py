@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.database.contract import a_digest, an_artifact
 from tests.database.processes import CREATE, WRITE_200, WRITE_FOR_EVER, start
-from zenray.errors import MetadataError, RunLostError
+from zenray.errors import MetadataError, RunLostError, StoreError
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import CacheEntry, RunRecord, RunState, StepOutput, StepOutputs, StepRunRecord
 from zenray.metadata.writer import LedgerWriter
@@ -161,6 +162,43 @@ def test_an_idle_writer_renews_its_lease(ledger):
         while ledger.find_run("run").lease_until < first + 1.0 and time.monotonic() < give_up_at:
             time.sleep(0.05)
         assert ledger.find_run("run").lease_until >= first + 1.0
+
+
+def test_what_comes_before_a_commit_may_take_longer_than_the_lease(ledger):
+    seen, may_go_on = [], threading.Event()
+
+    def prepare(manifests):
+        seen.extend(m.digest for m in manifests)
+        assert may_go_on.wait(30)
+
+    fence = ledger.acquire_lease("run", "me", ttl_s=0.6)
+    first = ledger.find_run("run").lease_until
+    with LedgerWriter(ledger, "run", fence, ttl_s=0.6, before_commit=prepare) as writer:
+        writer.record(a_step(), an_artifact(1), an_artifact(2), an_artifact(1))
+        give_up_at = time.monotonic() + 30
+        while ledger.find_run("run").lease_until < first + 1.2 and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        assert ledger.find_run("run").lease_until >= first + 1.2
+        assert names(ledger) == []
+        may_go_on.set()
+    assert names(ledger) == ["train"]
+    assert seen == [a_digest(1), a_digest(2)]
+
+
+def test_an_artifact_is_not_committed_where_what_comes_before_fails(ledger):
+    def refuse(manifests):
+        raise StoreError("the disk is full")
+
+    fence = ledger.acquire_lease("run", "me", ttl_s=60)
+    writer = LedgerWriter(ledger, "run", fence, before_commit=refuse)
+    writer.record(a_step("before"))
+    writer.flush()
+    writer.record(a_step("after"), an_artifact(1))
+    for use in (writer.flush, writer.close):
+        with pytest.raises(StoreError, match="the disk is full"):
+            use()
+    assert names(ledger) == ["before"]
+    assert ledger.list_artifacts() == ()
 
 
 def test_an_older_owner_writes_nothing_more_and_learns_it(ledger):

@@ -249,6 +249,8 @@ def _problem(manifest: "Manifest", store: "Store") -> str:
 
     try:
         artifacts.verify(manifest, store)
+        if manifest.is_inline:
+            return ""
         stored = artifacts.read_manifest(manifest.digest, store)
         if stored is None:
             return f"artifact {manifest.digest[:12]}: its manifest is missing in {store.uri}"
@@ -300,6 +302,7 @@ def copy(
             problems.append(str(exc))  # one that is damaged must not keep the others back
         else:
             records.append(replace(record, store=target.store.uri, created_at=time.time()))
+    artifacts.pack([r.manifest for r in records], target.store, run_id="copies")
     entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
     target.ledger.add_copies(records, [replace(e, store=target.store.uri) for e in entries])
     for problem in problems:

@@ -220,6 +220,7 @@ class Batch:
         self.steps: dict[tuple[str, str], Values] = {}
         self.attempts: dict[tuple[str, str, int], Values] = {}
         self.artifacts: dict[tuple[str, str], Values] = {}
+        self.manifests: list[Manifest] = []  # of these
         self.inputs: dict[tuple[str, str], list[Values]] = {}
         self.outputs: dict[tuple[str, str], list[Values]] = {}
         self.entries: dict[tuple[str, str], Values] = {}
@@ -235,6 +236,7 @@ class Batch:
                 self.attempts[change.run_id, change.name, change.number] = _attempt_to_row(change)
             case ArtifactRecord():
                 if (change.digest, change.store) not in self.artifacts:
+                    self.manifests.append(change.manifest)
                     self.artifacts[change.digest, change.store] = _artifact_to_row(change)
             case StepInputs():
                 self.inputs[change.run_id, change.name] = [

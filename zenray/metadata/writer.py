@@ -5,6 +5,8 @@ Runs in: driver.
 
 import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Self
 
 from zenray.errors import MetadataError, ZenRayError
@@ -13,6 +15,7 @@ from zenray.metadata.failures import is_transient, pauses
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import Change
 from zenray.metadata.rows import Batch, BatchWriter
+from zenray.model import Manifest
 
 _PENDING_MAX = 100_000
 _BATCH_MAX = 2_000  # calls of record() in one transaction: other processes wait for it
@@ -24,6 +27,9 @@ class LedgerWriter:
     A background thread commits what has come every ``delay_s``, and renews the lease. Each transaction first checks
     the fence: once another process has taken the run over, nothing more is written. What went wrong there is raised
     by the next call of any method, as RunLostError or MetadataError, and the changes after it are not written.
+
+    ``before_commit`` is called with the artifacts of a batch, in a thread of its own, and may take its time: the batch
+    is committed when it has returned, and the lease is kept meanwhile. What it raises counts as what went wrong.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class LedgerWriter:
         ttl_s: float = 30.0,
         delay_s: float = 0.1,
         retry_s: float = 60.0,
+        before_commit: Callable[[Sequence[Manifest]], object] = lambda manifests: None,
     ) -> None:
         self._database = ledger.database
         self._run_id = run_id
@@ -42,6 +49,7 @@ class LedgerWriter:
         self._ttl_s = ttl_s
         self._delay_s = delay_s
         self._retry_s = retry_s
+        self._before_commit = before_commit
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
         self._batches: BatchWriter | None = None
         self._changed = threading.Condition()
@@ -115,6 +123,8 @@ class LedgerWriter:
                 for changes in taken:
                     for change in changes:
                         batch.add(change)
+                if batch.manifests:
+                    self._prepare(batch.manifests)
                 self._commit(batch)
                 with self._changed:
                     self._committed += len(taken)
@@ -143,6 +153,13 @@ class LedgerWriter:
 
     def _is_urgent(self) -> bool:
         return self._is_closing or self._flush_to > self._committed or len(self._pending) >= _BATCH_MAX
+
+    def _prepare(self, manifests: Sequence[Manifest]) -> None:
+        with ThreadPoolExecutor(1, thread_name_prefix="zenray-packs") as threads:
+            prepared = threads.submit(self._before_commit, manifests)
+            while not wait([prepared], timeout=self._ttl_s / 3).done:
+                self._commit(Batch())  # an empty one renews the lease
+            prepared.result()
 
     def _commit(self, batch: Batch) -> None:
         """Write a batch in one transaction; again, at growing intervals, where the reason may pass."""

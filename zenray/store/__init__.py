@@ -3,9 +3,10 @@
 Runs in: anywhere.
 
 Layout below the root, the same in every store: ``objects/<2 hex>/<digest>`` holds bytes named by their BLAKE3
-digest, ``artifacts/<2 hex>/<digest>.json`` manifests, ``logs/<run id>/<step>.<attempt>.log`` what steps printed,
-``ledgers/<id>`` whose runs use the store, ``tmp/`` what is being written. Nothing becomes visible under its name before
-it is whole.
+digest, ``artifacts/<2 hex>/<digest>.json`` the manifests of artifacts that have objects,
+``packs/<run id>/<digest>.jsonl`` those of small artifacts, a line for each, as they were committed together,
+``logs/<run id>/<step>.<attempt>.log`` what steps printed, ``ledgers/<id>`` whose runs use the store, ``tmp/`` what is
+being written. Nothing becomes visible under its name before it is whole.
 """
 
 import os
@@ -119,6 +120,11 @@ def object_name(digest: str) -> str:
 def manifest_name(digest: str) -> str:
     """Return the relative name of an artifact's manifest."""
     return f"artifacts/{digest[:2]}/{digest}.json"
+
+
+def pack_name(run_id: str, digest: str) -> str:
+    """Return the relative name of manifests that were committed together; ``digest`` is that of the file's bytes."""
+    return f"packs/{run_id}/{digest}.jsonl"
 
 
 def log_name(run_id: str, step_name: str, attempt: int) -> str:
