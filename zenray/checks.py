@@ -12,10 +12,12 @@ from importlib.metadata import version
 
 from zenray import integrations, local_cluster
 from zenray.errors import ConfigError, MetadataError, ZenRayError
+from zenray.head import Head, is_elsewhere
+from zenray.jobs import refuse_local_ledger, refuse_local_store
 from zenray.launcher import launcher_factory
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.schema import HEAD
-from zenray.stack import BUILT_IN, Stack, masked_url
+from zenray.stack import BUILT_IN, THIS_CLUSTER, Stack, masked_url
 from zenray.store import open_store
 from zenray.trackers import open_tracker
 
@@ -68,7 +70,9 @@ def _require(stack: Stack, component: str) -> None:
 
 
 def _check_orchestrator(stack: Stack) -> None:
-    if stack.orchestrator not in BUILT_IN:
+    if is_elsewhere(stack.orchestrator):
+        Head(stack.orchestrator, stack.orchestrator_options)
+    elif stack.orchestrator not in (*BUILT_IN, THIS_CLUSTER):
         launcher_factory(stack.orchestrator)
 
 
@@ -80,11 +84,18 @@ def _open_orchestrator(stack: Stack) -> str:
         if found is None:
             return f"local: Ray {version('ray')}, not running, the next run starts it"
         return f"local: Ray {found.info.ray_version} at {found.info.address}, {found.info.num_cpus:g} CPUs"
+    if is_elsewhere(stack.orchestrator):
+        head = Head(stack.orchestrator, stack.orchestrator_options)
+        return f"{head.url}: Ray {head.check()} there, {version('ray')} here"
+    if stack.orchestrator == THIS_CLUSTER:
+        return f"{THIS_CLUSTER}: the Ray cluster that this process runs on as a job"
     return f"{masked_url(stack.orchestrator)}: provided by an installed package"
 
 
 def _check_artifact_store(stack: Stack) -> None:
     _require(stack, "artifact_store")
+    if is_elsewhere(stack.orchestrator):
+        refuse_local_store(stack)
     open_store(stack.artifact_store, stack.artifact_store_options)
     if stack.artifact_store.startswith("memory://") and stack.orchestrator != "inline":
         raise ConfigError(
@@ -109,6 +120,8 @@ def _open_artifact_store(stack: Stack) -> str:
 
 def _check_metadata_store(stack: Stack) -> None:
     _require(stack, "metadata_store")
+    if is_elsewhere(stack.orchestrator):
+        refuse_local_ledger(stack)
     Ledger(stack.metadata_store).database.check_driver()
 
 

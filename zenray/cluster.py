@@ -5,16 +5,18 @@ Runs in: driver; ``_run_unit`` in: worker.
 
 import atexit
 import ctypes
+import os
 import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from zenray import local_cluster
-from zenray.errors import ClusterError
+from zenray.errors import ClusterError, ConfigError
 from zenray.launcher import Done
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
 from zenray.step import Step
@@ -25,13 +27,22 @@ WATCH_S = 0.5  # how often a run looks whether its cluster still is there: a mil
 
 
 class RayLauncher:
-    """Runs units of step calls as Ray tasks on the warm local cluster, which is joined on first use."""
+    """Runs units of step calls as Ray tasks on the warm local cluster, or on that of the job that this process is.
+
+    It is joined on first use.
+    """
 
     is_blocking = False
 
     def __init__(
-        self, *, store_uri: str, store_options: Mapping[str, Any], tracker: Mapping[str, Any] | None = None
+        self,
+        *,
+        store_uri: str,
+        store_options: Mapping[str, Any],
+        tracker: Mapping[str, Any] | None = None,
+        is_in_job: bool = False,
     ) -> None:
+        self._is_in_job = is_in_job
         self._store = store_uri, dict(store_options)
         self._tracker = dict(tracker or {})
         self._references: dict[Callable[..., Any], CodeRef] = {}
@@ -153,10 +164,12 @@ class RayLauncher:
             raise ClusterError(self._lost)
         if self._ray is not None:
             return
-        self._ray = _joined()
+        self._ray = _joined_by_job() if self._is_in_job else _joined()
         if _joined_to is not None:
             threading.Thread(target=self._watch, args=_joined_to[:1], name="zenray-cluster", daemon=True).start()
         context = job_context(*self._store, tracker=self._tracker)
+        if self._is_in_job:  # every machine has its own environment there, and Ray brings that of the job to all
+            context = replace(context, environment={})
         # ZenRay owns the retries: it knows what is committed.
         self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))
 
@@ -194,6 +207,26 @@ def _joined() -> Any:
         # Ray's own exit handler first sleeps for 0.5 s, for log lines that it does not print here.
         atexit.register(ray.shutdown)
     _joined_to = start, info
+    return ray
+
+
+def _joined_by_job() -> Any:
+    """Return the ray module, connected to the cluster of the job that this process is the driver of."""
+    import ray
+
+    if ray.is_initialized():
+        return ray
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise ConfigError(
+            "the stack's orchestrator is the cluster of a Ray job, and this process is no job's: use 'local', or the "
+            "URL of a cluster, such as 'http://head:8265'"
+        )
+    try:
+        with _unheard_raylet(), _handler_kept(signal.SIGTERM):
+            ray.init(address=address, log_to_driver=False, logging_level="error")
+    except Exception as exc:
+        raise ClusterError(f"the job cannot join its own Ray cluster at {address}: {exc}; see the head's logs") from exc
     return ray
 
 

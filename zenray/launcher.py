@@ -75,7 +75,7 @@ def launcher_factory(url: str) -> LauncherFactory:
     scheme = url.partition("://")[0]
     points = {p.name: p for p in entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in points:
-        known = ["local", "inline", *(f"{name}://" for name in points)]
+        known = ["local", "inline", "http://HOST:8265", *(f"{name}://" for name in points)]
         raise ConfigError(
             f"no orchestrator is known for {masked_url(url)!r}; {suggest(scheme, known)} "
             f"(a package adds one with an entry point of the group {ENTRY_POINT_GROUP!r})"

@@ -36,7 +36,7 @@ from zenray.model import Json, Status
 from zenray.recovery import mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
-from zenray.stack import Stack, masked_url
+from zenray.stack import THIS_CLUSTER, Stack, masked_url
 from zenray.step import calling
 from zenray.store import Store, ledger_name, open_store
 from zenray.trackers import TrackedRun, open_tracker
@@ -57,6 +57,9 @@ class RunRequest:
     stack: Stack
     source_file: str = ""
     use_cache: bool = True
+    run_id: str = ""  # empty, as the next two, unless somebody else has asked for the run from afar
+    user: str = ""
+    git_revision: str = ""
 
 
 class RunObserver(Observer):
@@ -101,7 +104,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     store.reach()
     with Ledger(request.stack.metadata_store) as ledger:
         store.create_named(ledger_name(ledger.ledger_id()), masked_url(request.stack.metadata_store).encode())
-        run_id = new_run_id()
+        run_id = request.run_id or new_run_id()
         record = _record(run_id, request)
         ledger.create_run(record)
         fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
@@ -217,8 +220,9 @@ def _launcher(stack: Stack, tracking: Mapping[str, Any]) -> Launcher | None:
     if stack.orchestrator == "inline":
         return None
     uri, options = stack.artifact_store, stack.artifact_store_options
-    if stack.orchestrator == "local":
-        return RayLauncher(store_uri=uri, store_options=options, tracker=tracking)
+    if stack.orchestrator in ("local", THIS_CLUSTER):
+        is_in_job = stack.orchestrator == THIS_CLUSTER
+        return RayLauncher(store_uri=uri, store_options=options, tracker=tracking, is_in_job=is_in_job)
     make = launcher_factory(stack.orchestrator)
     given: dict[str, Any] = {"store_uri": uri, "store_options": options, "tracker": tracking}
     try:
@@ -257,10 +261,11 @@ def _record(run_id: str, request: RunRequest) -> RunRecord:
         started_at=time.time(),
         parameters={name: _recorded(value) for name, value in request.parameters.items()},
         stack=request.stack.name,
-        user=_user(),
+        user=request.user or user_name(),
         host=socket.gethostname(),
         versions={"zenray": version("zenray"), "ray": version("ray"), "python": platform.python_version()},
-        git_revision=_git_revision(Path(request.source_file).parent if request.source_file else Path.cwd()),
+        git_revision=request.git_revision
+        or git_revision(Path(request.source_file).parent if request.source_file else Path.cwd()),
         source_file=request.source_file,
     )
 
@@ -278,14 +283,15 @@ def _recorded(value: Any) -> Json:
     return shown(value, limit=MAX_PARAMETER)
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid()) if hasattr(os, "getuid") else ""
 
 
-def _git_revision(folder: Path) -> str:
+def git_revision(folder: Path) -> str:
     """Read the commit of the checkout a file lies in, from git's own files: starting git would cost 5 ms a run."""
     for parent in (folder.absolute(), *folder.absolute().parents):
         head = parent / ".git" / "HEAD"

@@ -20,6 +20,7 @@ from zenray.model import Json
 from zenray.settings import home
 
 BUILT_IN = ("local", "inline")
+THIS_CLUSTER = "this-cluster"  # the orchestrator of a stack that a job has brought into its Ray cluster
 COMPONENTS = ("orchestrator", "artifact_store", "metadata_store", "model_deployer", "experiment_tracker")
 _WITH_URL = COMPONENTS[:3]
 _WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_deployer")
@@ -81,7 +82,7 @@ class StackFile:
     def resolve(self, profile: str = "") -> Stack:
         """Return the stack with its references replaced; ConfigError names the file and line of what is wrong."""
         default = built_in("local")
-        orchestrator, orchestrator_options = self._component("orchestrator", "local")
+        orchestrator, orchestrator_options = self.orchestrator()
         store, store_options = self._component("artifact_store", default.artifact_store)
         metadata, metadata_options = self._component("metadata_store", default.metadata_store)
         if metadata_options:
@@ -93,7 +94,7 @@ class StackFile:
             )
         return Stack(
             name=self.name,
-            orchestrator=self._checked_orchestrator(orchestrator),
+            orchestrator=orchestrator,
             artifact_store=self._located("artifact_store", store),
             metadata_store=self._located("metadata_store", metadata),
             artifact_store_options=store_options,
@@ -104,9 +105,14 @@ class StackFile:
             source=str(self.path),
         )
 
-    def check(self) -> None:
-        """Check the form of every component, references left as they stand."""
-        replace(self, is_shown=True).resolve()
+    def orchestrator(self) -> tuple[str, Mapping[str, Any]]:
+        """Return the orchestrator and its options with references replaced, whatever the other components refer to."""
+        value, options = self._component("orchestrator", "local")
+        return self._checked_orchestrator(value), options
+
+    def as_written(self) -> Stack:
+        """Return the stack with references as they stand; ConfigError for a component of a wrong form."""
+        return replace(self, is_shown=True).resolve()
 
     def masked(self) -> dict[str, Json]:
         """Return the components for people: literal secrets as ``***``, references as they stand."""
@@ -136,11 +142,11 @@ class StackFile:
         return url, options
 
     def _checked_orchestrator(self, value: str) -> str:
-        if value in BUILT_IN or re.match(r"[A-Za-z][\w+.-]*://", value):
+        if value in (*BUILT_IN, THIS_CLUSTER) or re.match(r"[A-Za-z][\w+.-]*://", value):
             return value
         raise self.error(
-            "'orchestrator' must be 'local', 'inline', or the URL of one that an installed package provides, got "
-            f"{self._written('orchestrator')!r}; {suggest(value, BUILT_IN)}",
+            "'orchestrator' must be 'local', 'inline', or the URL of a Ray cluster, such as 'http://head:8265', or of "
+            f"what an installed package provides, got {self._written('orchestrator')!r}; {suggest(value, BUILT_IN)}",
             "orchestrator",
         )
 
@@ -211,9 +217,10 @@ class StackFile:
         if kind == "env" and colon:
             value = os.environ.get(name)
             if value is None:
-                raise self.error(
-                    f"{place!r} refers to the variable {name!r}, which is not set: export {name}=...", place
-                )
+                advice = f"export {name}=..."
+                if self.components.get("orchestrator") == THIS_CLUSTER:
+                    advice = f"name it in the orchestrator's 'env: [{name}]', or set it on the cluster"
+                raise self.error(f"{place!r} refers to the variable {name!r}, which is not set: {advice}", place)
         elif kind == "file" and colon:
             try:
                 value = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\n")
@@ -369,7 +376,7 @@ def _secrets_in(components: Mapping[str, Json]) -> tuple[str, ...]:
 
 def _without_secrets(value: Json, path: tuple[str, ...], instead: Callable[[tuple[str, ...]], str]) -> Json:
     """Return a value with ``instead(path)`` for every literal secret in it; a reference, and what is empty, stays."""
-    is_secret = len(path) > 1 and _SECRET.search(path[-1]) is not None
+    is_secret = len(path) > 1 and (_SECRET.search(path[-1]) is not None or path[-2] == "headers")
     if is_secret and value not in (None, "", {}, []) and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
         return instead(path)
     if isinstance(value, Mapping):

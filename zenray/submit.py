@@ -5,6 +5,7 @@ Runs in: driver.
 
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,16 @@ from typing import Any
 
 from zenray.annotations import classes_in, fits
 from zenray.checks import validate
-from zenray.errors import DefinitionError, NotFoundError, suggest
+from zenray.errors import ClusterError, DefinitionError, NotFoundError, StepFailed, shown, suggest
+from zenray.head import is_elsewhere
+from zenray.jobs import Call, Job, Order, submit
 from zenray.materializer import main_module_name, register_repository
+from zenray.model import Json
 from zenray.pipeline import Pipeline
 from zenray.profile import active_stack
-from zenray.runner import RunObserver, RunRequest, run
+from zenray.runner import RunObserver, RunRequest, git_revision, new_run_id, run, user_name
 from zenray.settings import find_repository
-from zenray.stack import Stack
+from zenray.stack import Stack, StackFile, read
 from zenray.views import Books, Run
 
 
@@ -29,13 +33,19 @@ def run_pipeline(
     stack: Stack | None = None,
     observer: RunObserver | None = None,
     use_cache: bool = True,
+    order: Order | None = None,
 ) -> Run:
-    """Run a pipeline to its end and return the recorded run; raises StepFailed where a step failed."""
+    """Run a pipeline to its end and return the recorded run; raises StepFailed where a step failed.
+
+    ``order`` is what a job of a cluster was told by whoever submitted it.
+    """
     register_repository()
     pipeline.check()
     stack = stack or active_stack()
     if stack.source:  # the built-in ones need nothing
         validate(stack)
+    if is_elsewhere(stack.orchestrator):
+        return _run_elsewhere(pipeline, parameters, stack, use_cache=use_cache)
     if observer is None:
         from zenray.progress import terminal_observer
 
@@ -56,12 +66,73 @@ def run_pipeline(
         function=pipeline.function,
         parameters=dict(parameters),
         stack=stack,
-        source_file=file,
+        source_file=order.source_file if order else file,
         use_cache=use_cache,
+        run_id=order.run_id if order else "",
+        user=order.user if order else "",
+        git_revision=order.git_revision if order else "",
     )
     run_id = run(request, observer)
     books = Books(stack)
     return Run(books.ledger.find_run(run_id), books)
+
+
+def submit_elsewhere(
+    file: StackFile, call: Call, *, texts: Sequence[str] = (), parameters: Mapping[str, Json] | None = None
+) -> Job:
+    """Start a run on the cluster of a stack, and return its job once the cluster has it; see ``zenray.jobs``.
+
+    Parameters are given as ``name=value`` texts, which the job converts, or as values.
+    """
+    file_name = str(call.file.absolute())
+    order = Order(new_run_id(), user_name(), git_revision(call.file.parent), file_name, texts, parameters or {})
+    return submit(file, call, order)
+
+
+def _run_elsewhere(pipeline: Pipeline[Any], parameters: Mapping[str, Any], stack: Stack, *, use_cache: bool) -> Run:
+    given = _as_json(pipeline, parameters)
+    call = Call(_file_of(pipeline), pipeline.name, use_cache=use_cache)
+    job = submit_elsewhere(read(Path(stack.source)), call, parameters=given)
+    code = job.follow()
+    books = Books(stack)
+    if not code:
+        return Run(books.ledger.find_run(job.run_id), books)
+    try:
+        error = books.ledger.find_run(job.run_id).error or {}
+    except NotFoundError:
+        error = {"message": f"run {job.run_id} did not begin; what its job has printed says why"}
+    kind = StepFailed if error.get("type") == StepFailed.__name__ else ClusterError
+    raise kind(str(error.get("message") or f"run {job.run_id} failed"))
+
+
+def _file_of(pipeline: Pipeline[Any]) -> Path:
+    """Return the file in which a job finds the pipeline by its name."""
+    module = sys.modules.get(pipeline.function.__module__)
+    file = getattr(module, "__file__", None)
+    if not file or file.startswith("<") or all(v is not pipeline for v in vars(module).values()):
+        raise DefinitionError(
+            f"pipeline {pipeline.name!r} cannot be found by a cluster elsewhere: define it at the level of a module, "
+            "in a file"
+        )
+    return Path(file)
+
+
+def _as_json(pipeline: Pipeline[Any], parameters: Mapping[str, Any]) -> dict[str, Json]:
+    """Return the parameters that are not the defaults; those of a run elsewhere have to be plain values."""
+    known = pipeline.signature.parameters
+    given = {name: value for name, value in parameters.items() if value is not known[name].default}
+    for name, value in given.items():
+        try:
+            is_plain = bool(json.loads(json.dumps(value)) == value)
+        except (TypeError, ValueError, RecursionError):
+            is_plain = False
+        if not is_plain:
+            raise DefinitionError(
+                f"pipeline {pipeline.name!r}: parameter {name!r} is {shown(value)} of type {type(value).__name__!r}, "
+                "which cannot go to a cluster elsewhere as JSON: give a number, a text, or a list or dict of them, and "
+                "make the rest in a step"
+            )
+    return given
 
 
 def load_pipeline(target: str) -> Pipeline[Any]:
@@ -70,6 +141,24 @@ def load_pipeline(target: str) -> Pipeline[Any]:
     Raises NotFoundError for a file or a pipeline that is not there, and DefinitionError for a file that cannot be
     imported, with the user's own exception as its cause.
     """
+    path, name = locate(target)
+    module = import_file(path)
+    found = {v.name: v for v in vars(module).values() if isinstance(v, Pipeline)}
+    own = {n: p for n, p in found.items() if p.function.__module__ == module.__name__}
+    if name:
+        if name not in found:
+            raise NotFoundError(f"{path} has no pipeline {name!r}; {suggest(name, found)}")
+        return found[name]
+    if len(own) != 1:
+        raise NotFoundError(
+            f"{path} defines {len(own)} pipelines; "
+            + (f"name one: {path}:{sorted(own)[0]} (of {', '.join(sorted(own))})" if own else "mark one with @pipeline")
+        )
+    return next(iter(own.values()))
+
+
+def locate(target: str) -> tuple[Path, str]:
+    """Return the Python file and the pipeline, or nothing, that ``FILE`` or ``FILE:PIPELINE`` names."""
     file, name = _split(target)
     path = Path(file)
     if path.is_dir():
@@ -80,19 +169,7 @@ def load_pipeline(target: str) -> Pipeline[Any]:
         raise NotFoundError(f"there is no file {file!r}; {suggest(file, near)}")
     if path.suffix != ".py":
         raise DefinitionError(f"{file!r} is not a Python file; a pipeline lives in a file that ends in .py")
-    module = import_file(path)
-    found = {v.name: v for v in vars(module).values() if isinstance(v, Pipeline)}
-    own = {n: p for n, p in found.items() if p.function.__module__ == module.__name__}
-    if name:
-        if name not in found:
-            raise NotFoundError(f"{file} has no pipeline {name!r}; {suggest(name, found)}")
-        return found[name]
-    if len(own) != 1:
-        raise NotFoundError(
-            f"{file} defines {len(own)} pipelines; "
-            + (f"name one: {file}:{sorted(own)[0]} (of {', '.join(sorted(own))})" if own else "mark one with @pipeline")
-        )
-    return next(iter(own.values()))
+    return path, name
 
 
 def import_file(path: Path) -> Any:
@@ -158,8 +235,6 @@ def parse_parameters(pipeline: Pipeline[Any], texts: Sequence[str]) -> dict[str,
 
 
 def _converted(pipeline: Pipeline[Any], name: str, raw: str) -> Any:
-    import json
-
     from pydantic import TypeAdapter, ValidationError
 
     annotation = pipeline.annotations.get(name, Any)

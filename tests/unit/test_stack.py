@@ -206,7 +206,7 @@ class TestFile:
             stack.read(path)
 
     def test_its_form_can_be_checked_without_its_secrets(self):
-        parse("artifact_store: {url: 's3://b', key: '${env:NOPE}'}\n").check()
+        parse("artifact_store: {url: 's3://b', key: '${env:NOPE}'}\n").as_written()
 
 
 class TestSecrets:
@@ -537,7 +537,8 @@ class TestChecks:
             ("artifact_store: s4://bucket\n", "s4"),
             ("metadata_store: oracle://host/db\n", "no metadata store on 'oracle'"),
             ("orchestrator: mars://x\n", "no orchestrator is known for 'mars://x'"),
-            ("orchestrator: http://ray:8265\n", "no orchestrator is known for 'http://ray:8265'"),
+            ("orchestrator: kuberay://team\n", "no orchestrator is known for 'kuberay://team'"),
+            ("orchestrator: http://ray:8265\n", "is a folder of this machine, which the cluster 'http://ray:8265'"),
             ("artifact_store: memory://x\n", "lives in one process"),
         ],
     )

@@ -99,7 +99,7 @@ def _summary(entry: "Entry") -> tuple[str, str, str]:
         shown = {} if found is None else found.masked()
         default = built_in(entry.name if found is None else "local")
         if found is not None:
-            found.check()
+            found.as_written()
     except ConfigError as exc:
         return "broken", str(exc), ""
     urls = [shown.get(c, getattr(default, c)) for c in ("orchestrator", "artifact_store", "metadata_store")]
@@ -119,7 +119,7 @@ def describe(name: OptionalName = None, profile: ProfileOption = None, as_json: 
     shown: dict[str, Any] = {c: getattr(default, c) for c in COMPONENTS}
     if entry.path is not None:
         found = stacks.file_of(entry)
-        found.check()
+        found.as_written()
         shown |= found.masked()
     is_active = entry.name == active_stack_name(profile)
     if as_json:

@@ -14,13 +14,14 @@ from pathlib import Path
 from types import ModuleType
 
 from zenray.hashing import digest_value
+from zenray.settings import IGNORE_FILE
 
 _STDLIB = {os.path.dirname(path) for path in (os.__file__, os.path.realpath(os.__file__))}  # noqa: PTH120
 _INSTALLED = re.compile(r"[\\/](?:site|dist)-packages[\\/]")
 _PACKAGES = re.compile(r"(?:site|dist)-packages[\\/]?$")
 _OWN = frozenset({"zenray", "zenray_materializers"})
 # Not ".zenray": a run makes that folder, and the root must not move between the first run and the second.
-_ROOT_MARKS = (".git", "pyproject.toml", "setup.py")
+_ROOT_MARKS = (".git", "pyproject.toml", "setup.py", IGNORE_FILE)  # the last is what a cluster gets, without .git
 
 
 class Origin(Enum):

@@ -1,0 +1,269 @@
+"""Runs on a Ray cluster elsewhere: a real one, to which only its Jobs API leads, with stores in S3 and PostgreSQL."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.servers.databases import PASSWORD, USER, PostgreSQL
+from tests.servers.object_stores import KEY, SECRET, ObjectStore
+from tests.servers.proxy import fault_proxy
+from tests.servers.ray_heads import TOKEN, Head, ray_head
+
+FLOW = """
+import time
+from pathlib import Path
+
+import zenray
+from zenray import pipeline, step
+from lib.words import shouted
+
+@step
+def made(text: str) -> str:
+    print("making", text)
+    return shouted(text)
+
+@step
+def where() -> list[str]:
+    return [zenray.__file__, str(Path.cwd())]
+
+@pipeline
+def telling(text: str = "hello", times: int = 1):
+    where()
+    return made(text * times)
+
+@step
+def broken(n: int) -> int:
+    raise ValueError(f"no use for {n}")
+
+@pipeline
+def failing():
+    return broken(7)
+
+@step
+def slow(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+@pipeline
+def sleeping(seconds: float = 600.0):
+    print("about to sleep", flush=True)
+    return slow(seconds)
+
+if __name__ == "__main__":
+    run = telling("from a script ", times=2)
+    print(run.status, run.output.load())
+"""
+STACK = """
+# Of no interest to the cluster.
+orchestrator:
+  url: {head}
+  token: ${{env:TEST_RAY_TOKEN}}
+  env: [TEST_STORE_KEY, TEST_STORE_SECRET]
+  runtime_env: {{env_vars: {{GREETING: hello}}}}
+artifact_store:
+  url: {store}
+  endpoint_url: {endpoint}
+  key: ${{env:TEST_STORE_KEY}}
+  secret: ${{env:TEST_STORE_SECRET}}
+metadata_store: postgresql+psycopg://{user}:${{env:TEST_DB_PASSWORD}}@127.0.0.1:{port}/{database}
+"""
+SECRETS = {"TEST_RAY_TOKEN": TOKEN, "TEST_STORE_KEY": KEY, "TEST_STORE_SECRET": SECRET}
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    # The cluster has the password of the database itself; the secret of the store is forwarded.
+    with ray_head({"TEST_DB_PASSWORD": PASSWORD}) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Project:
+    """A repository of a user, and the environment its commands run in."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    def call(self, *words: str, code: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run ``zenray`` to its end."""
+        return self.ended(self.start("-m", "zenray", *words, **environment), code)
+
+    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+        """Start a Python process."""
+        return subprocess.Popen(
+            [sys.executable, *words],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def ended(self, process: "subprocess.Popen[str]", code: int = 0) -> "subprocess.CompletedProcess[str]":
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == code, f"{process.returncode}: {out}\n{err}"
+        return subprocess.CompletedProcess(process.args, code, out, err)
+
+
+@pytest.fixture(scope="module")
+def project(
+    head: Head, s3_server: ObjectStore, postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "lib").mkdir()
+    (folder / "lib" / "words.py").write_text("def shouted(text: str) -> str:\n    return text.upper()\n")
+    (folder / "flow.py").write_text(FLOW)
+    (folder / ".zenrayignore").write_text("private/\n")
+    for name in (".env", "private/key.txt", ".git/config", ".venv/pyvenv.cfg", "stacks/other.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("orchestrator: local  # sesame-open\n")
+    home = tmp_path_factory.mktemp("home")
+    with postgresql.database() as database:
+        text = STACK.format(
+            head=head.url,
+            store=f"{s3_server.uri}/jobs",
+            endpoint=s3_server.options["endpoint_url"],
+            user=USER,
+            port=postgresql.port,
+            database=database,
+        )
+        (folder / "stacks" / "prod.yaml").write_text(text)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "ZENRAY_CACHE_DIR": str(home / "cache"),
+            **SECRETS,
+        }
+        yield Project(folder, environment)
+
+
+def run_id_in(text: str) -> str:
+    found = re.search(r"\d{8}-\d{6}-[0-9a-f]{6}", text)
+    assert found is not None, text
+    return found[0]
+
+
+def recorded(project: Project, run_id: str) -> dict[str, object]:
+    words = ["run", "show", run_id, "--stack", "prod", "--json"]
+    return dict(json.loads(project.call(*words, TEST_DB_PASSWORD=PASSWORD).stdout))
+
+
+def told(process: "subprocess.Popen[str]", text: str) -> str:
+    """Return what a process says on stderr until it says a text."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return "".join(lines)
+    raise AssertionError(f"{text!r} is not in:\n{''.join(lines)}")
+
+
+def files_on(head: Head) -> dict[str, bytes]:
+    """Return the files of the packages that were sent to a cluster and unpacked there."""
+    folder = next((head.folder / "t").glob("session_*-*")) / "runtime_resources"
+    packed = [p for p in folder.glob("*/_ray_pkg_*/**/*") if p.is_file() and p.suffix != ".pyc"]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in packed}
+
+
+def test_a_run_uses_the_code_that_was_sent_and_is_cached_the_second_time(project: Project, head: Head) -> None:
+    words = ("submit", "flow.py:telling", "--stack", "prod", "-p", "text=it's")
+    first = project.call(*words).stderr
+    assert 'returned: made = "IT\'S"' in first
+    assert "2 succeeded" in first
+    steps = recorded(project, run_id_in(first))
+    assert (steps["source_file"], steps["stack"]) == (str(project.folder / "flow.py"), "prod")
+    sent = len(list((head.folder / "t").glob("session_*-*/runtime_resources/*/_ray_pkg_*.zip")))
+    second = project.call(*words).stderr
+    assert "all 2 steps were cached" in second
+    assert len(list((head.folder / "t").glob("session_*-*/runtime_resources/*/_ray_pkg_*.zip"))) == sent
+    packages = {name.split("/")[1] for name in files_on(head)}
+    assert len(packages) == 2, "equal content was sent once: the repository's, and ZenRay's own"
+
+
+def test_no_secret_is_sent_but_those_that_the_stack_forwards(project: Project, head: Head) -> None:
+    run_id = project.call("submit", "flow.py:telling", "--stack", "prod", "--detach").stdout.strip()
+    job = head.ask(f"/api/jobs/{run_id}").decode()
+    assert f'"TEST_STORE_SECRET": "{SECRET}"' in job, "forwarded as the stack says"
+    for secret in (TOKEN, PASSWORD, "sesame-open"):
+        assert secret not in job
+    assert SECRET not in json.loads(job)["entrypoint"]
+    files = files_on(head)
+    names = {name.partition("/_ray_pkg_")[2].partition("/")[2] for name in files}
+    assert {"flow.py", "lib/words.py", "stacks/prod.yaml", "zenray/cluster.py"} <= names
+    assert not names & {".env", "private/key.txt", ".git/config", ".venv/pyvenv.cfg", "stacks/other.yaml"}
+    for name, content in files.items():
+        assert not any(s.encode() in content for s in (TOKEN, PASSWORD, SECRET, "sesame-open")), name
+    logs = [p for p in (head.folder / "t").glob("session_*-*/logs/job-driver-*") if p.is_file()]
+    assert logs
+    assert not any(s in p.read_text() for s in (TOKEN, PASSWORD, SECRET) for p in logs)
+
+
+def test_a_step_that_fails_gives_its_traceback_and_code_1_and_a_wrong_parameter_code_2(project: Project) -> None:
+    failed = project.call("submit", "flow.py:failing", "--stack", "prod", code=1).stderr
+    assert "ValueError: no use for 7" in failed
+    assert "in broken" in failed
+    assert recorded(project, run_id_in(failed))["status"] == "failed"
+    refused = project.call("submit", "flow.py:failing", "--stack", "prod", "-p", "n=1", code=2).stderr
+    assert "has no parameter 'n'" in refused
+
+
+def test_ctrl_c_stops_the_job_and_the_run_is_recorded_as_cancelled(project: Project) -> None:
+    client = project.start("-m", "zenray", "submit", "flow.py:sleeping", "--stack", "prod")
+    run_id = run_id_in(told(client, "slow  running"))
+    client.send_signal(signal.SIGINT)
+    done = project.ended(client, 130)
+    assert f"cancelled: run {run_id} was cancelled" in done.stderr
+    assert recorded(project, run_id)["status"] == "cancelled"
+
+
+def test_a_connection_that_is_lost_is_tried_again_while_the_run_goes_on(project: Project, head: Head) -> None:
+    stacks = project.folder / "stacks"
+    with fault_proxy(int(head.url.rpartition(":")[2])) as proxy:
+        text = (stacks / "prod.yaml").read_text().replace(head.url, f"http://127.0.0.1:{proxy.port}")
+        (stacks / "far.yaml").write_text(text)
+        words = ("flow.py:sleeping", "--stack", "far", "-p", "seconds=8")
+        client = project.start("-m", "zenray", "submit", *words)
+        told(client, "slow  running")
+        proxy.is_refusing = True
+        proxy.reset()
+        told(client, "is lost, trying again")
+        proxy.heal()
+        told(client, "connected again")
+        assert "1 succeeded" in project.ended(client).stderr
+    (stacks / "far.yaml").unlink()
+
+
+def test_a_script_that_calls_a_pipeline_gets_the_run_with_its_outputs(project: Project) -> None:
+    done = project.ended(project.start("flow.py", ZENRAY_STACK="prod", TEST_DB_PASSWORD=PASSWORD))
+    assert done.stdout == "succeeded FROM A SCRIPT FROM A SCRIPT \n"
+
+
+def test_a_stack_is_checked_by_asking_the_cluster_for_its_version_of_ray(project: Project, head: Head) -> None:
+    def said(code: int, **changes: str) -> str:
+        text = (project.folder / "stacks" / "prod.yaml").read_text()
+        for old, new in changes.items():
+            text = text.replace({"url": head.url, "token": "TEST_RAY_TOKEN"}[old], new)
+        (project.folder / "stacks" / "tried.yaml").write_text(text)
+        given = {"TEST_DB_PASSWORD": PASSWORD, "WRONG": "f" * 32}
+        found = project.call("stack", "check", "tried", code=code, **given).stdout
+        (project.folder / "stacks" / "tried.yaml").unlink()
+        return found.splitlines()[0]
+
+    assert said(0).startswith(f"ok    orchestrator: {head.url}: Ray 2.60.0 there, 2.60.0 here")
+    assert "does not take the token" in said(1, token="WRONG")
+    assert "nobody answers at 'http://127.0.0.1:1': Connection refused" in said(1, url="http://127.0.0.1:1")
+    with fault_proxy(int(head.url.rpartition(":")[2])) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        for status in (200, 302, 404):
+            proxy.http_status = status
+            assert f"'{url}' is not the dashboard of a Ray cluster" in said(1, url=url)
+    project.call("submit", "flow.py:telling", "--stack", "prod", code=2, TEST_RAY_TOKEN="f" * 32)

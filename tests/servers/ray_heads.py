@@ -1,0 +1,86 @@
+"""A real Ray cluster of one node on loopback, with Jobs API and token, as a cluster elsewhere is seen from a client."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.object_stores import _free_block
+from zenray import processes
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+START_S = 90.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head: the URL of its dashboard, and where its files are, uploaded packages unpacked among them."""
+
+    url: str
+    folder: Path
+
+    def ask(self, path: str) -> bytes:
+        """Return what the Jobs API says."""
+        request = urllib.request.Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return bytes(answer.read())
+
+
+@contextmanager
+def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
+    """Run a head whose processes have the given environment and hardly anything else."""
+    folder = Path(tempfile.mkdtemp(prefix="zrh-", dir="/tmp"))  # short: Ray's sockets lie below it
+    (folder / "home").mkdir()
+    base = _free_block(8)
+    programs = Path(sys.executable).parent  # not resolved: that of the virtual environment
+    command = [
+        str(programs / "ray"), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
+        "--node-ip-address=127.0.0.1", f"--port={base}", "--dashboard-host=127.0.0.1", f"--dashboard-port={base + 1}",
+        f"--dashboard-agent-listen-port={base + 2}", f"--dashboard-agent-grpc-port={base + 3}",
+        f"--runtime-env-agent-port={base + 4}", f"--metrics-export-port={base + 5}",
+        f"--ray-client-server-port={base + 6}", "--min-worker-port=32000", "--max-worker-port=32700",
+        "--object-store-memory=100000000", f"--temp-dir={folder / 't'}",
+    ]  # fmt: skip
+    given = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(folder / "home"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback only
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **environment,
+    }
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=given, cwd=folder, start_new_session=True
+        )
+    head = Head(f"http://127.0.0.1:{base + 1}", folder)
+    try:
+        _wait_ready(head, server)
+        yield head
+    finally:
+        members = processes.session(server.pid)
+        server.kill()
+        server.wait()
+        processes.kill(members)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_ready(head: Head, server: "subprocess.Popen[bytes]") -> None:
+    give_up_at = time.monotonic() + START_S
+    while True:
+        try:
+            head.ask("/api/jobs/")
+            return
+        except OSError as exc:
+            if server.poll() is not None or time.monotonic() > give_up_at:
+                log = (head.folder / "log").read_text(errors="replace")
+                raise RuntimeError(f"the Ray head did not start: {exc}\n{log[-3000:]}") from exc
+        time.sleep(0.2)
