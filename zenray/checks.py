@@ -128,6 +128,7 @@ def _check_metadata_store(stack: Stack) -> None:
 def _open_metadata_store(stack: Stack) -> str:
     with Ledger(stack.metadata_store) as ledger:
         count = sum(p.run_count for p in ledger.pipelines())
+        ledger.database.check_writable()
         return f"{ledger.database.name}: schema {HEAD}, {count:,} runs"
 
 

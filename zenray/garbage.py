@@ -91,6 +91,7 @@ class _Collection:
 
     def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
         if not self._is_dry:
+            self._ledger.database.check_writable()
             self._check_store()
         runs = self._surplus_runs(keep_runs, older_than_s)
         run_ids = {r.run_id for r in runs}

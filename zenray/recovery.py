@@ -22,8 +22,11 @@ def mark_lost_runs(ledger: "Ledger") -> list[str]:
     """Mark the unfinished runs whose process is gone, as far as that can be known; returns their ids.
 
     Of a process on this host it is known. A lease decides on another host's alone: a step that keeps the interpreter
-    to itself, or a laptop that sleeps, lets it run out while the process lives.
+    to itself, or a laptop that sleeps, lets it run out while the process lives. In a ledger that may only be read
+    none is marked.
     """
+    if ledger.database.is_read_only:
+        return []
     now = time.time()
     unfinished = [r for s in (Status.RUNNING, Status.WAITING) for r in ledger.list_runs(status=s, limit=10_000)]
     return [r.run_id for r in unfinished if _is_lost(r, now) and _mark(ledger, r, now)]

@@ -89,6 +89,13 @@ def test_a_run_or_single_artifacts_are_copied(cli):
     assert [a["digest"] for a in json.loads(cli("artifact", "list", "--json", "--stack", "apart"))] == [digest]
 
 
+def test_a_store_without_artifacts_points_to_those_that_have_some(cli, tmp_path):
+    assert "there are no artifacts\n" in cli("artifact", "list", "--stack", "second")
+    both()
+    assert f"the ledger has some of other stores: {tmp_path}/first" in cli("artifact", "list", "--stack", "second")
+    assert "there are no artifacts\n" in cli("artifact", "list", "--type", "Missing")
+
+
 def test_a_copy_within_one_store_or_of_nothing_named_is_refused(cli):
     both()
     assert "share the store" in cli("artifact", "copy", "--all", "--to", "first", code=2)

@@ -55,9 +55,17 @@ def list_(
     table(
         ("digest", "type", "size", "created", "made by"),
         rows,
-        empty="there are no artifacts",
+        empty="" if found else _nothing(books),
         optional=("created", "size"),
     )
+
+
+def _nothing(books: "Books") -> str:
+    """Say that there is nothing to list, and where there is."""
+    elsewhere = books.ledger.list_artifacts(limit=1)
+    if not elsewhere or elsewhere[0].store == books.store.uri:
+        return "there are no artifacts"
+    return f"there are no artifacts in {books.store.uri}; the ledger has some of other stores: {elsewhere[0].store}"
 
 
 def _listed(books: "Books", type_name: str | None, run: str | None, limit: int) -> "list[ArtifactRecord]":

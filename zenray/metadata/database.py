@@ -3,6 +3,7 @@
 Runs in: driver.
 """
 
+import os
 import shutil
 import tempfile
 import threading
@@ -10,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,12 +22,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from zenray.errors import MetadataError
-from zenray.metadata import migration
-from zenray.metadata.failures import is_busy, is_transient, pauses, translate
+from zenray.metadata import migration, readonly
+from zenray.metadata.failures import READ_ONLY, is_busy, is_transient, pauses, translate
 
 T = TypeVar("T")
 FIRST_S = 2.0  # how long a server that was never reached is tried: most likely its URL is wrong
 CONNECT_S = 5
+_READS_MAX = 20  # of a file that changes under them
 SILENCE_S = 20.0  # shorter than a run's lease
 _DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb")
 _EXAMPLES = (
@@ -50,7 +53,7 @@ class Database:
 
     A server that was reached once may go away for ``retry_s``: reads and writes wait for it. One that was never
     reached is an error within seconds, and a wrong password at once. A connection on which a server says nothing for
-    ``silence_s`` is given up. SQLite waits ``busy_timeout_s`` for its lock.
+    ``silence_s`` is given up. SQLite waits ``busy_timeout_s`` for its lock; its file may be one that can only be read.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Database:
         self._local = threading.local()
         self._connections: list[tuple[threading.Thread, Connection]] = []
         self._upserts: dict[tuple[str, bool], Executable] = {}
+        self._found: readonly.State | None = None  # how a file that may only be read was when it was opened
         if self._url.get_backend_name() == "sqlite":
             self._url = self._with_absolute_path(self._url)
             self._retry_s = 0.0  # it waits by itself
@@ -75,6 +79,20 @@ class Database:
     def dialect(self) -> str:
         """The kind of database: ``sqlite``, ``postgresql``, ``mysql`` or ``mariadb``."""
         return self._url.get_backend_name()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Say whether it is a file that this process may only read; of a server it is not known."""
+        return self.dialect == "sqlite" and readonly.is_read_only(self._path)
+
+    def check_writable(self) -> None:
+        """Raise MetadataError where ``is_read_only``, before something is begun that would end half way."""
+        if self.is_read_only:
+            raise MetadataError(f"cannot write to the metadata store: {self.name!r} may only be read; {READ_ONLY}")
+
+    @property
+    def _path(self) -> Path:
+        return Path(os.path.realpath(str(self._url.database)))
 
     def read(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Return all rows of a query."""
@@ -183,11 +201,18 @@ class Database:
         raise AssertionError("pauses() never ends")
 
     def _read(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
-        try:
-            return self._connection().execute(statement, parameters).all()
-        except (SQLAlchemyError, UnicodeDecodeError) as exc:
-            self.release()
-            raise self._error(exc, "read the metadata store") from exc
+        for _ in range(_READS_MAX):
+            try:
+                connection = self._connection()
+                found = connection.execute(statement, parameters).all()
+                if self._found is None or connection.info["found"] == readonly.state(self._path):
+                    return found
+            except (SQLAlchemyError, UnicodeDecodeError) as exc:
+                self.release()
+                if self._found is None or self._found == readonly.state(self._path):
+                    raise self._error(exc, "read the metadata store") from exc
+            self.close()  # the file has changed meanwhile
+        raise MetadataError(f"cannot read {self.name!r}: it changes all the time; try again later")
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._local, "connection", None)
@@ -196,6 +221,7 @@ class Database:
                 engine = self._engine or self._open()
                 self._close_dead_threads()
                 connection = engine.connect()
+                connection.info["found"] = self._found
                 self._connections.append((threading.current_thread(), connection))
             self._local.connection = connection
         return connection
@@ -207,9 +233,13 @@ class Database:
         self._connections = [(t, c) for t, c in self._connections if t.is_alive()]
 
     def _open(self, *, is_upgrade_allowed: bool = False) -> Engine:
+        self._found = readonly.state(self._path) if self.is_read_only else None
         engine = self._create_engine(silence_s=None if is_upgrade_allowed else self._silence_s)
         try:
-            migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
+            if self._found is not None:
+                migration.check(engine, name=self.name)
+            else:
+                migration.prepare(engine, name=self.name, is_upgrade_allowed=is_upgrade_allowed)
         except (SQLAlchemyError, UnicodeDecodeError) as exc:
             engine.dispose()
             raise self._error(exc, "open the metadata store") from exc
@@ -241,7 +271,10 @@ class Database:
             ) from exc
         except SQLAlchemyError as exc:
             raise self._error(exc, "open the metadata store") from exc
-        if self.dialect == "sqlite":
+        if self._found is not None:
+            open_file = partial(readonly.connect, self._path, self.name, self._found, timeout_s=self._busy_timeout_s)
+            event.listen(engine, "do_connect", lambda *_: open_file())
+        elif self.dialect == "sqlite":
             event.listen(engine, "connect", _set_pragmas)
         elif self.dialect in ("mysql", "mariadb"):
             event.listen(engine, "connect", _set_isolation)

@@ -17,6 +17,10 @@ _DAMAGED = (
     "a new one: artifacts are not lost by that"
 )
 _FORBIDDEN = "check the permissions of the file and of its directory, or keep state elsewhere with ZENRAY_HOME"
+READ_ONLY = (
+    "it can be listed, and what writes needs the permission to write the file and its directory; choose another "
+    "stack, or keep state elsewhere with ZENRAY_HOME"
+)
 _IO = "the disk or file system gave an error: check it (`dmesg`, `df`), then run again"
 _FULL = "free disk space, then run again"
 _SERVER = "check that the database server can be reached and lets this user in"
@@ -30,7 +34,7 @@ _ADVICE = {
     "SQLITE_LOCKED": _BUSY,
     "SQLITE_PROTOCOL": _BUSY,
     "SQLITE_FULL": _FULL,
-    "SQLITE_READONLY": _FORBIDDEN,
+    "SQLITE_READONLY": READ_ONLY,
     "SQLITE_CANTOPEN": _FORBIDDEN,
     "SQLITE_PERM": _FORBIDDEN,
     "SQLITE_NOTADB": _DAMAGED,

@@ -56,6 +56,17 @@ def prepare(engine: Engine, *, name: str, is_upgrade_allowed: bool = False) -> N
             _upgrade(connection)
 
 
+def check(engine: Engine, *, name: str) -> None:
+    """Raise MetadataError unless the tables of a database that may only be read are those this code needs."""
+    with engine.connect() as connection:
+        revision = _revision(connection, name)
+    if revision != HEAD:
+        raise MetadataError(
+            f"{name!r} may only be read, and has no tables of this ZenRay (revision {revision!r}, needed is {HEAD!r}); "
+            "copy the file into a folder of yours: an older one is upgraded there"
+        )
+
+
 def _prepare_sqlite(engine: Engine, path: Path, name: str) -> None:
     if _is_database(path, name):
         with engine.connect() as connection:
