@@ -155,7 +155,7 @@ _ADVICE = {
         "the store refuses these credentials, or they lack a permission: check key and secret (or the environment's "
         "identity), which must be allowed to list, read, write and delete below this address"
     ),
-    Fault.NO_BUCKET: "there is no such bucket: create it, or correct the stack's artifact_store",
+    Fault.NO_BUCKET: "there is no such bucket or container: create it, or correct the stack's artifact_store",
     Fault.NO_HOST: "there is no such host: check the stack's endpoint_url, and this machine's network",
     Fault.PASSING: "it did not answer properly: check that it is up and reachable, and run again",
 }
@@ -203,7 +203,7 @@ class Patience:
             raise FileNotFoundError(self.masked(str(exc))) from exc
         if kind is Fault.EXISTS:
             raise FileExistsError(self.masked(str(exc))) from exc
-        detail = self.masked(f"{type(exc).__name__}: {exc}")
+        detail = self.masked(f"{type(exc).__name__}: {exc}").partition("\n")[0]  # Azure adds the whole answer
         raise StoreError(
             f"cannot {verb} the artifact store {self._uri!r}: "
             + (f"{_ADVICE[kind]} ({detail})" if kind in _ADVICE else f"{detail}")

@@ -34,12 +34,17 @@ class Target:
             )
         self.options = {**given, **options}
         self.fs, self.root = self._open(uri if self.protocol not in OBJECT_STORES else self.uri)
-        self.secrets = [str(v) for k, v in self.options.items() if k in _SECRETS and isinstance(v, str)]
+        self.secrets = [s for k, v in self.options.items() if k in _SECRETS and isinstance(v, str) for s in _parts(v)]
 
     @property
     def is_s3(self) -> bool:
         """Say whether it is S3, whose parts we upload ourselves."""
         return self.protocol in _S3
+
+    @property
+    def is_azure(self) -> bool:
+        """Say whether it is Azure's, whose blocks we upload ourselves."""
+        return self.protocol in _AZURE
 
     @property
     def _is_emulated(self) -> bool:
@@ -65,6 +70,8 @@ class Target:
             raise StoreError(f"cannot open the artifact store {self.uri!r}: {type(exc).__name__}: {exc}") from exc
         if self.is_s3:
             fs.retries = 1  # ours are the retries: two loops inside each other would multiply
+        elif self.is_azure:
+            _without_retries(fs.service_client)
         return fs, root
 
     def _file_system_class(self) -> type:
@@ -115,6 +122,19 @@ class Target:
 
             options["requests_timeout"] = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
         return options
+
+
+def _without_retries(client: Any) -> None:
+    """Turn off the retries of Azure's client, which sleep 15 s and more each; adlfs has no option for them."""
+    for policy in getattr(getattr(client, "_pipeline", None), "_impl_policies", ()):
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
+
+
+def _parts(secret: str) -> list[str]:
+    """Return a secret, and of a connection string of Azure's also the keys in it, which may be shown by themselves."""
+    fields = dict(part.partition("=")[::2] for part in secret.split(";"))
+    return [secret, *(v for name in ("AccountKey", "SharedAccessSignature") if (v := fields.get(name)))]
 
 
 def _parameters(cls: type) -> list[str]:
