@@ -122,11 +122,11 @@ def _check_metadata_store(stack: Stack) -> None:
     _require(stack, "metadata_store")
     if is_elsewhere(stack.orchestrator):
         refuse_local_ledger(stack)
-    Ledger(stack.metadata_store).database.check_driver()
+    Ledger(stack.metadata_store, **stack.metadata_store_options).database.check_driver()
 
 
 def _open_metadata_store(stack: Stack) -> str:
-    with Ledger(stack.metadata_store) as ledger:
+    with Ledger(stack.metadata_store, **stack.metadata_store_options) as ledger:
         count = sum(p.run_count for p in ledger.pipelines())
         ledger.database.check_writable()
         return f"{ledger.database.name}: schema {HEAD}, {count:,} runs"

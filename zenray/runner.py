@@ -41,6 +41,7 @@ from zenray.step import calling
 from zenray.store import Store, ledger_name, open_store
 from zenray.trackers import TrackedRun, open_tracker
 from zenray.trackers.reporting import Reporter
+from zenray.waiting import Waiter
 
 LEASE_S = 30.0
 MAX_PARAMETER = 10_000  # characters of a recorded parameter that is no number or text
@@ -97,13 +98,14 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     Raises StepFailed (the step's own exception as its cause), RunCancelled, or what the pipeline's function raised.
     Whatever happens, the run is recorded as ended.
     """
-    store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
+    stack, waiter = request.stack, Waiter(observer.on_note)
+    store = open_store(stack.artifact_store, stack.artifact_store_options, waiter=waiter)
     tracking = _tracking(request)
     tracker = open_tracker(tracking) if tracking else None
-    launcher = _launcher(request.stack, tracking)  # before there is a run: a package's may refuse
+    launcher = _launcher(stack, tracking)  # before there is a run: a package's may refuse
     store.reach()
-    with Ledger(request.stack.metadata_store) as ledger:
-        store.create_named(ledger_name(ledger.ledger_id()), masked_url(request.stack.metadata_store).encode())
+    with Ledger(stack.metadata_store, **stack.metadata_store_options, waiter=waiter) as ledger:
+        store.create_named(ledger_name(ledger.ledger_id()), masked_url(stack.metadata_store).encode())
         run_id = request.run_id or new_run_id()
         record = _record(run_id, request)
         ledger.create_run(record)

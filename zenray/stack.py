@@ -18,12 +18,11 @@ from urllib.parse import quote
 from zenray.errors import ConfigError, suggest
 from zenray.model import Json
 from zenray.settings import home
+from zenray.waiting import retry_s_of
 
 BUILT_IN = ("local", "inline")
 THIS_CLUSTER = "this-cluster"  # the orchestrator of a stack that a job has brought into its Ray cluster
 COMPONENTS = ("orchestrator", "artifact_store", "metadata_store", "model_deployer", "experiment_tracker")
-_WITH_URL = COMPONENTS[:3]
-_WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_deployer")
 MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1 << 16, 20, 100  # of a file, of lists and mappings in it, of a number
 _TYPES = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
@@ -38,13 +37,18 @@ _URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>\S
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Named components; options of the artifact store go to its fsspec file system. Nothing secret is in its repr."""
+    """Named components; nothing secret is in its repr.
+
+    Options of the artifact store go to its fsspec file system, but for ``retry_s``, the only one of the metadata store:
+    for how long one that is away is waited for.
+    """
 
     name: str
     orchestrator: str = field(repr=False)
     artifact_store: str = field(repr=False)
     metadata_store: str = field(repr=False)
     artifact_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     orchestrator_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     model_deployer: Mapping[str, Any] | None = field(default=None, repr=False)
     experiment_tracker: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -85,10 +89,9 @@ class StackFile:
         orchestrator, orchestrator_options = self.orchestrator()
         store, store_options = self._component("artifact_store", default.artifact_store)
         metadata, metadata_options = self._component("metadata_store", default.metadata_store)
-        if metadata_options:
-            name = next(iter(metadata_options))
+        for name in metadata_options.keys() - {"retry_s"}:
             raise self.error(
-                f"'metadata_store' has no option {name!r}: put it into the URL, as in "
+                f"'metadata_store' has no option {name!r}, only 'retry_s': put it into the URL, as in "
                 "'postgresql+psycopg://user:${env:PASSWORD}@host/database'",
                 f"metadata_store.{name}",
             )
@@ -97,7 +100,8 @@ class StackFile:
             orchestrator=orchestrator,
             artifact_store=self._located("artifact_store", store),
             metadata_store=self._located("metadata_store", metadata),
-            artifact_store_options=store_options,
+            artifact_store_options=self._patient("artifact_store", store_options),
+            metadata_store_options=self._patient("metadata_store", metadata_options),
             orchestrator_options=orchestrator_options,
             model_deployer=self._deployer(),
             experiment_tracker=self._tracker(),
@@ -140,6 +144,15 @@ class StackFile:
                 f"{name!r} must be a URL, or a mapping with 'url' and options, got {self._written(name)!r}", name
             )
         return url, options
+
+    def _patient(self, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options with ``retry_s`` as a number."""
+        if "retry_s" not in options or self.is_shown:
+            return options
+        try:
+            return {**options, "retry_s": retry_s_of(options["retry_s"], repr(name))}
+        except ConfigError as exc:
+            raise self.error(str(exc), f"{name}.retry_s") from None
 
     def _checked_orchestrator(self, value: str) -> str:
         if value in (*BUILT_IN, THIS_CLUSTER) or re.match(r"[A-Za-z][\w+.-]*://", value):

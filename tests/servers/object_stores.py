@@ -37,6 +37,7 @@ class ObjectStore:
     uri: str
     options: Mapping[str, Any]
     port: int
+    pid: int = 0
 
     def at(self, port: int, **options: Any) -> dict[str, Any]:
         """Return the options of a client that comes through another port, such as a proxy's."""
@@ -68,6 +69,7 @@ def seaweedfs() -> Iterator[ObjectStore]:
         f"s3://{BUCKET}",
         {"endpoint_url": f"http://127.0.0.1:{base + 3}", "key": KEY, "secret": SECRET, "region": "us-east-1"},
         base + 3,
+        server.pid,
     )
     try:
         _wait(lambda: _has_bucket(store), server, folder / "log")

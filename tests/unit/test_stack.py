@@ -85,6 +85,13 @@ class TestFile:
             assert (found.orchestrator, found.artifact_store) == ("local", default.artifact_store)
             assert found.metadata_store == default.metadata_store
 
+    def test_it_says_for_how_long_servers_are_waited_for(self):
+        text = "artifact_store: {url: 's3://b', retry_s: 20min}\nmetadata_store: {url: sqlite://, retry_s: 60}\n"
+        found = parse(text).resolve()
+        assert found.artifact_store_options == {"retry_s": 1200}
+        assert found.metadata_store_options == {"retry_s": 60}
+        assert parse(text.replace("20min", "'${env:PATIENCE}'")).as_written().artifact_store_options
+
     def test_relative_paths_start_at_the_folder_above_stacks(self):
         found = parse("artifact_store: .zenray/store\nmetadata_store: sqlite:///.zenray/ledger.db\n").resolve()
         assert found.artifact_store == "/r/.zenray/store"
@@ -102,7 +109,12 @@ class TestFile:
                 ":1: 'artifact_store' must be a URL such as 's3://bucket/prefix', got 'bucket'",
             ),
             ("metadata_store: db\n", "'metadata_store' must be a URL such as 'sqlite"),
-            ("metadata_store: {url: sqlite://, pool: 3}\n", "'metadata_store' has no option 'pool'"),
+            ("metadata_store: {url: sqlite://, pool: 3}\n", "'metadata_store' has no option 'pool', only 'retry_s'"),
+            (
+                "metadata_store: {url: sqlite://, retry_s: ever}\n",
+                "'metadata_store': 'retry_s' must be a number of secon",
+            ),
+            ("artifact_store: {url: s3://b, retry_s: -1}\n", "'artifact_store': 'retry_s' must be a number of seconds"),
             ("orchestrator: locl\n", "did you mean 'local'?"),
             ("orchestrator: 5\n", "'orchestrator' must be a URL"),
             ("artifact_store: {endpoint_url: x}\n", "'artifact_store' must be a URL, or a mapping with 'url'"),
