@@ -15,9 +15,10 @@ from zenray.errors import ConfigError, MetadataError, ZenRayError
 from zenray.head import Head, is_elsewhere
 from zenray.jobs import refuse_local_ledger, refuse_local_store
 from zenray.launcher import launcher_factory
+from zenray.masking import masked_text, masked_url
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.schema import HEAD
-from zenray.stack import BUILT_IN, THIS_CLUSTER, Stack, masked_url
+from zenray.stack import BUILT_IN, THIS_CLUSTER, Stack
 from zenray.store import open_store
 from zenray.trackers import open_tracker
 
@@ -59,7 +60,7 @@ def _found(component: str, stack: Stack, check: Callable[[Stack], None], open_it
     except ZenRayError as exc:
         return Finding(component, False, str(exc))
     except Exception as exc:  # noqa: BLE001 - whatever a foreign component raises is what the check was asked for
-        return Finding(component, False, f"{type(exc).__name__}: {exc}")
+        return Finding(component, False, f"{type(exc).__name__}: {masked_text(str(exc))}")
     return Finding(component, True, f"{text} ({(time.monotonic() - began) * 1000:.0f} ms)")
 
 

@@ -29,6 +29,7 @@ from zenray.errors import ConfigError, RunCancelled, StepFailed, ZenRayError, is
 from zenray.inline import InlineLauncher
 from zenray.journal import StepState
 from zenray.launcher import Launcher, launcher_factory
+from zenray.masking import masked_text, masked_url
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
@@ -36,7 +37,7 @@ from zenray.model import Json, Status
 from zenray.recovery import mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
-from zenray.stack import THIS_CLUSTER, Stack, masked_url
+from zenray.stack import THIS_CLUSTER, Stack
 from zenray.step import calling
 from zenray.store import Store, ledger_name, open_store
 from zenray.trackers import TrackedRun, open_tracker
@@ -233,7 +234,8 @@ def _launcher(stack: Stack, tracking: Mapping[str, Any]) -> Launcher | None:
         raise
     except Exception as exc:
         raise ConfigError(
-            f"the orchestrator {masked_url(stack.orchestrator)!r} could not be opened: {type(exc).__name__}: {exc}; "
+            f"the orchestrator {masked_url(stack.orchestrator)!r} could not be opened: "
+            f"{type(exc).__name__}: {masked_text(str(exc))}; "
             "repair the package that provides it"
         ) from exc
 

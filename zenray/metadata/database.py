@@ -14,13 +14,13 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from zenray.errors import MetadataError
+from zenray.masking import masked_url, secrets_of
 from zenray.metadata import migration, readonly
 from zenray.metadata.failures import READ_ONLY, is_busy, is_transient, translate, words
 from zenray.waiting import RETRY_S, Server, Waiter
@@ -37,7 +37,6 @@ _QUOTING = "signs such as '@', '/', ':' and '%' in a user or password must be qu
 # SQLite: take the write lock at once, so that a transaction waits for its turn at its beginning, and never
 # fails half way because another process wrote in between.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
-_SECRET_WORDS = "pass", "secret", "token"  # in the names of a URL's options
 # A dead network is noticed also by a connection that only waits.
 _LIBPQ = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
 _LIBPQ |= {"tcp_user_timeout": round(SILENCE_S * 1000)}
@@ -76,8 +75,9 @@ class Database:
         self._found: readonly.State | None = None  # how a file that may only be read was when it was opened
         if self._url.get_backend_name() == "sqlite":
             self._url = self._with_absolute_path(self._url)
-        self._secrets = _secrets(self._url)
-        self.name = _shown(self._url)
+        written = self._url.render_as_string(hide_password=False)
+        self._secrets = secrets_of(written)
+        self.name = masked_url(written)
         self.server = Server(f"the metadata store {self.name!r}", retry_s=retry_s, waiter=waiter)
 
     @property
@@ -320,19 +320,6 @@ def _parse(url: str) -> URL:
     if parsed.get_backend_name() not in _DIALECTS:
         raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")
     return parsed
-
-
-def _secrets(url: URL) -> frozenset[str]:
-    """Return what must not be shown, as it is and as it may be written in a URL."""
-    values = [str(url.password or "")]
-    values += [str(v) for k, v in url.query.items() if any(word in k.lower() for word in _SECRET_WORDS)]
-    return frozenset(form for v in values if v for form in (v, quote(v), quote(v, safe=""), quote_plus(v)))
-
-
-def _shown(url: URL) -> str:
-    """Return a URL for people, without its secrets."""
-    hidden = {k: "***" for k in url.query if any(word in k.lower() for word in _SECRET_WORDS)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _set_isolation(connection: Any, _: object) -> None:

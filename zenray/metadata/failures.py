@@ -3,12 +3,12 @@
 Runs in: driver.
 """
 
-import re
 from collections.abc import Collection
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from zenray.errors import MetadataError
+from zenray.masking import without
 
 _BUSY = "another process has kept it locked for too long: look for one that hangs (`lsof FILE`), then try again"
 _DAMAGED = (
@@ -69,10 +69,7 @@ def translate(
 def words(exc: BaseException | None, secrets: Collection[str] = ()) -> str:
     """Return what the driver said, with secrets masked."""
     reason = _reason(exc)
-    text = str(reason).strip() or type(reason).__name__
-    for secret in secrets:
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-    return text
+    return without(str(reason).strip() or type(reason).__name__, secrets)
 
 
 def _reason(exc: BaseException | None) -> BaseException | None:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 from zenray.errors import StoreError
+from zenray.masking import without
 from zenray.waiting import Call, Server
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class Patience:
 
     def __init__(self, server: Server, secrets: Collection[str] = ()) -> None:
         self._server = server
-        self._secrets = tuple(s for s in secrets if s)
+        self._secrets = secrets
 
     def __repr__(self) -> str:
         return f"<patience with {self._server.name}>"
@@ -193,7 +194,7 @@ class Patience:
                 kind = classify(exc)
                 if kind in _ANSWERS:
                     call.answer()
-                if kind is not Fault.PASSING or not call.pause(self.masked(f"{type(exc).__name__}: {exc}")):
+                if kind is not Fault.PASSING or not call.pause(self._text(exc)):
                     raise
             else:
                 call.answer()
@@ -204,17 +205,14 @@ class Patience:
         if isinstance(exc, StoreError):
             raise exc
         if kind is Fault.MISSING:
-            raise FileNotFoundError(self.masked(str(exc))) from exc
+            raise FileNotFoundError(without(str(exc), self._secrets)) from exc
         if kind is Fault.EXISTS:
-            raise FileExistsError(self.masked(str(exc))) from exc
-        detail = self.masked(f"{type(exc).__name__}: {exc}").partition("\n")[0]  # Azure adds the whole answer
+            raise FileExistsError(without(str(exc), self._secrets)) from exc
+        detail = self._text(exc).partition("\n")[0]  # Azure adds the whole answer
         raise StoreError(
             f"cannot {verb} {self._server.name}: "
             + (f"{_ADVICE[kind].format(tried=tried)} ({detail})" if kind in _ADVICE else f"{detail}")
         ) from exc
 
-    def masked(self, text: str) -> str:
-        """Return a text without the store's secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+    def _text(self, exc: Exception) -> str:
+        return without(f"{type(exc).__name__}: {exc}", self._secrets)

@@ -6,13 +6,13 @@ A tracker is opened from the options of a stack's ``experiment_tracker``: ``flav
 of an entry point in the group ``zenray.trackers``, whose object takes the options and returns a ``Tracker``.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 from zenray.errors import ConfigError, ZenRayError, suggest
+from zenray.masking import masked_text, secrets_of, without
 from zenray.model import Json
 
 ENTRY_POINT_GROUP = "zenray.trackers"
@@ -83,9 +83,10 @@ def open_tracker(options: Mapping[str, Any]) -> Tracker:
     except ZenRayError:
         raise
     except Exception as exc:
+        text = masked_text(without(str(exc), secrets_of(options)))
         raise ConfigError(
             f"experiment_tracker: flavor {flavor!r} ({point.value}) cannot be opened: {type(exc).__name__}: "
-            f"{masked(str(exc))}; correct its options, or repair the package that offers it"
+            f"{text}; correct its options, or repair the package that offers it"
         ) from exc
     return made
 
@@ -97,11 +98,6 @@ def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
             raise ConfigError(
                 f"experiment_tracker: flavor {options['flavor']!r} has no option {name!r}; {suggest(name, known)}"
             )
-
-
-def masked(text: str) -> str:
-    """Return a text without the passwords of URLs in it."""
-    return re.sub(r"://\S+@", "://***@", text)
 
 
 class WorkerTracker:

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 from zenray import artifacts
 from zenray.errors import ZenRayError
 from zenray.journal import StepState
+from zenray.masking import masked_text
 from zenray.model import Json, Manifest, Status
 from zenray.store import Store
-from zenray.trackers import TrackedRun, Tracker, masked
+from zenray.trackers import TrackedRun, Tracker
 
 MAX_WAITING = 10_000  # values, and step runs, that wait for the tracker
 MAX_BATCH = 500
@@ -132,7 +133,7 @@ class Reporter:
                 self._send(status)
                 pause_s = 0.0
             except Exception as exc:  # noqa: BLE001 - a foreign client, and a server: anything can happen
-                self._warn(f"{type(exc).__name__}: {masked(str(exc).strip().partition(chr(10))[0])[:200]}")
+                self._warn(f"{type(exc).__name__}: {masked_text(str(exc).strip().partition(chr(10))[0])[:200]}")
                 pause_s = min(MAX_PAUSE_S, 2 * pause_s or 1.0)
             if status is not None:
                 return
