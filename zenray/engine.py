@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from zenray import artifacts, cache, policy
 from zenray.annotations import describe, may_flow
@@ -24,7 +24,7 @@ from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFaile
 from zenray.fingerprint import Fingerprint, Watch, fingerprint
 from zenray.futures import Artifact
 from zenray.graph import Graph
-from zenray.journal import Journal, RecordWriter, StepState
+from zenray.journal import Journal, Observer, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
@@ -36,18 +36,6 @@ from zenray.store import Store, log_name
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
 CANCEL_GRACE_S = 1.0
-
-
-class Observer(Protocol):
-    """Is told what happens, for people."""
-
-    def on_step(self, state: StepState) -> None:
-        """A step run was added or has changed."""
-        ...
-
-    def on_note(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 class Coordinator:

@@ -67,6 +67,18 @@ class StepState:
     metadata: Mapping[str, Json] = field(default_factory=dict)
 
 
+class Observer(Protocol):
+    """Is told what happens, for people."""
+
+    def on_step(self, state: StepState) -> None:
+        """A step run was added or has changed."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+
 class Journal:
     """Writes one run's rows."""
 

@@ -24,10 +24,10 @@ from typing import Any
 from zenray import artifacts
 from zenray.cluster import RayLauncher
 from zenray.context import enclosing_runs
-from zenray.engine import Coordinator, Observer
+from zenray.engine import Coordinator
 from zenray.errors import ConfigError, RunCancelled, StepFailed, ZenRayError, is_huge, shown
 from zenray.inline import InlineLauncher
-from zenray.journal import StepState
+from zenray.journal import Observer, StepState
 from zenray.launcher import Launcher, launcher_factory
 from zenray.masking import masked_text, masked_url
 from zenray.metadata.ledger import Ledger

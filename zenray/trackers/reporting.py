@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from zenray import artifacts
 from zenray.errors import ZenRayError
-from zenray.journal import StepState
+from zenray.journal import Observer, StepState
 from zenray.masking import masked_text
 from zenray.model import Json, Manifest, Status
 from zenray.store import Store
@@ -24,18 +24,6 @@ MAX_BATCH = 500
 MAX_PAUSE_S = 30.0  # between two tries while the tracker fails
 GRACE_S, FIRST_GRACE_S, MAX_WAIT_S = 5.0, 15.0, 30.0  # at the end of a run: for a call, for the first, in all
 NUMBERS = ("builtins.int", "builtins.float", "builtins.bool")
-
-
-class Observer(Protocol):
-    """What else is told of steps, and of what goes wrong here."""
-
-    def on_step(self, state: StepState) -> None:
-        """A step run was added or has changed."""
-        ...
-
-    def on_note(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
