@@ -40,7 +40,7 @@ from zenray.settings import home
 from zenray.stack import THIS_CLUSTER, Stack
 from zenray.step import calling
 from zenray.store import Store, ledger_name, open_store
-from zenray.trackers import TrackedRun, open_tracker
+from zenray.trackers import TrackedRun, open_for_run
 from zenray.trackers.reporting import Reporter
 from zenray.waiting import Waiter
 
@@ -102,7 +102,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     stack, waiter = request.stack, Waiter(observer.on_note)
     store = open_store(stack.artifact_store, stack.artifact_store_options, waiter=waiter)
     tracking = _tracking(request)
-    tracker = open_tracker(tracking) if tracking else None
+    tracker = open_for_run(tracking) if tracking else None
     launcher = _launcher(stack, tracking)  # before there is a run: a package's may refuse
     store.reach()
     with Ledger(stack.metadata_store, **stack.metadata_store_options, waiter=waiter) as ledger:

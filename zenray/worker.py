@@ -168,7 +168,7 @@ def _let_go(context: StepContext) -> tuple[str, ...]:
     """Close a step's context; a tracker that fails does not fail the step."""
     try:
         context.close()
-    except Exception as exc:  # noqa: BLE001 - a foreign client can raise anything
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - a foreign client can raise anything
         return (f"the experiment tracker could not be closed: {type(exc).__name__}: {cut(str(exc), 200)}",)
     return ()
 

@@ -120,8 +120,8 @@ class Reporter:
                 status = self._wait(pause_s)
                 self._send(status)
                 pause_s = 0.0
-            except Exception as exc:  # noqa: BLE001 - a foreign client, and a server: anything can happen
-                self._warn(f"{type(exc).__name__}: {masked_text(str(exc).strip().partition(chr(10))[0])[:200]}")
+            except BaseException as exc:  # noqa: BLE001 - a foreign client may even try to end the process
+                self._warn(_why(exc))
                 pause_s = min(MAX_PAUSE_S, 2 * pause_s or 1.0)
             if status is not None:
                 return
@@ -165,6 +165,12 @@ class Reporter:
             self._has_warned = True
             self._condition.notify_all()
         self._observer.on_note(f"the experiment tracker fails, and the run goes on without it: {why}")
+
+
+def _why(exc: BaseException) -> str:
+    if isinstance(exc, ZenRayError):
+        return str(exc)
+    return f"{type(exc).__name__}: {masked_text(str(exc).strip().partition(chr(10))[0])[:200]}"
 
 
 def _is_number(value: Json) -> bool:
