@@ -6,7 +6,7 @@ Runs in: driver.
 import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from zenray.files import File, Folder
@@ -160,16 +160,27 @@ def _named(word: str, name: str, value: Json) -> str:
 
 def doubt(in_worker: Sequence[Mapping[str, Json]], code: Fingerprint) -> str:
     """Say that a result is not kept, because what its code uses is not the same in the worker as in this process."""
-    here, there = (
-        {(p.kind, p.name, p.digest) for p in code.parts},
-        {(p["kind"], p["name"], p["digest"]) for p in in_worker},
-    )
-    differing = sorted({(kind, name) for kind, name, _ in here ^ there})
-    named = ", ".join(f"{kind} {name!r}" for kind, name in differing[:5]) or "something that its code uses"
     return (
-        f"{named} differs between the worker and this process, so its result is not kept in the cache; "
-        "give what differs from one process to another to the step as a parameter"
+        f"{_differing(in_worker, code)} differs between the worker and this process: a step has changed it there, or "
+        "it is another in each process; so the result is not kept in the cache. Pass it to the step as a parameter, "
+        "and return what the step changes"
     )
+
+
+def change(now: Fingerprint, before: Fingerprint) -> str:
+    """Say that a step has changed what its own code uses."""
+    return (
+        f"changes {_differing(map(asdict, now.parts), before)}, which its own code uses, so its next call is another "
+        "one to the cache; pass it to the step as a parameter, and return what the step changes"
+    )
+
+
+def _differing(parts: Iterable[Mapping[str, Json]], code: Fingerprint) -> str:
+    one = {(p["kind"], p["name"], p["digest"]) for p in parts}
+    other = {(p.kind, p.name, p.digest) for p in code.parts}
+    names = sorted({(kind, name) for kind, name, _ in one ^ other})
+    names = [(kind, name) for kind, name in names if kind == "constant"] or names  # what most likely is the cause
+    return ", ".join(f"{kind} {name!r}" for kind, name in names[:5]) or "something that its code uses"
 
 
 def code_differences(now: Sequence[Mapping[str, Json]], before: Sequence[Mapping[str, Json]]) -> list[str]:

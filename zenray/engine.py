@@ -15,27 +15,41 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from zenray import artifacts, cache, policy
+from zenray import artifacts, cache
 from zenray.annotations import describe, may_flow
 from zenray.arguments import ArgumentTree, artifacts_in
 from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFailed, ZenRayError
-from zenray.fingerprint import Fingerprint, Watch, fingerprint
+from zenray.fingerprint import Fingerprint, Fingerprints
 from zenray.futures import Artifact
 from zenray.graph import Graph
-from zenray.journal import Journal, Observer, RecordWriter, StepState
+from zenray.journal import Journal, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
+from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
 from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
 
+LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
 CANCEL_GRACE_S = 1.0
+
+
+class Observer(Protocol):
+    """Is told what happens, for people."""
+
+    def on_step(self, state: StepState) -> None:
+        """A step run was added or has changed."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
 
 
 class Coordinator:
@@ -68,14 +82,11 @@ class Coordinator:
         self._moved = threading.Condition(self._lock)  # for those that wait for step runs
         self._awaited: list[Callable[[], bool]] = []  # what they wait for: nobody is woken for anything else
         self._results: deque[AttemptResult] = deque()
-        self._fingerprints: dict[Any, Fingerprint] = {}
-        # Where steps run in this process, code of the pipeline may change what they read between two of them.
-        self._watch = Watch() if launcher.is_blocking else None
-        self._has_user_run = False
+        self._fingerprints = Fingerprints()
+        self._codes: dict[Any, Fingerprint] = {}  # of this run's steps, by function
         self._noted: set[str] = set()
         self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
-        self._pausing: list[tuple[float, StepState]] = []  # before another attempt, and until when
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
         self._in_flight: Counter[Resources] = Counter()
         self._names: dict[str, int] = {}
@@ -110,14 +121,14 @@ class Coordinator:
                 arguments=dict(bound.arguments),
                 args=(bound.args, bound.kwargs),
                 inputs=tuple(tree.inputs),
-                heritage=frozenset(tree.heritage),
+                brought=frozenset(tree.heritage),
             )
             self.steps[state.name] = state
             cause = self._graph.add(state.name, [i.producer for i in state.inputs if i.producer])
             if cause is not None:
                 self._skip([state.name], cause)
             else:
-                self._journal.step(state, self.known_fingerprint(state))
+                self._journal.step(state)
                 self._observer.on_step(state)
             self._news.notify()
         made = [
@@ -154,7 +165,6 @@ class Coordinator:
         with self._lock:
             self._is_cancelled = True
             self._queues.clear()
-            self._pausing.clear()
             self._lookup.forget()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
@@ -201,7 +211,6 @@ class Coordinator:
 
     def _wait(self, is_done: Callable[[], bool]) -> None:
         self.start()
-        self._has_user_run = True
         with self._lock:
             self._awaited.append(is_done)
         try:
@@ -210,8 +219,6 @@ class Coordinator:
         finally:
             with self._lock:
                 self._awaited.remove(is_done)
-            if self._watch is not None:
-                self._watch.refresh()  # what a step changed in this process is no edit of the ones that follow
 
     def _is_over(self, is_done: Callable[[], bool]) -> bool:
         """Say whether what is waited for has come; waits for it where the engine has a thread of its own."""
@@ -269,7 +276,6 @@ class Coordinator:
                 self._look_up([self.steps[name] for name in ready])
             if self._lookup.is_waiting and not self._is_cancelled:
                 self._act(self._lookup.poll())
-            self._end_pauses()
             units = self._units_to_launch()
             if any(is_done() for is_done in self._awaited):
                 self._moved.notify_all()
@@ -284,17 +290,8 @@ class Coordinator:
             return  # the news of it came before there was anybody to wake
         if self._lookup.is_waiting:
             self._news.wait(POLL_S[0])
-        elif self._pausing:
-            self._news.wait(max(0.0, min(min(until for until, _ in self._pausing) - time.monotonic(), 0.5)))
         elif not self._launcher.is_blocking:
             self._news.wait(0.5)
-
-    def _end_pauses(self) -> None:
-        if self._pausing:
-            now = time.monotonic()
-            for state in [s for until, s in self._pausing if until <= now]:
-                self._enqueue(state)
-            self._pausing = [(until, state) for until, state in self._pausing if until > now]
 
     def _enqueue(self, state: StepState) -> None:
         self._queues[state.step.settings.resources].append(state)
@@ -335,8 +332,10 @@ class Coordinator:
 
     def _key(self, state: StepState) -> cache.CacheKey:
         inputs = self._inputs(state)
-        code = self.fingerprint_of(state.step)
-        taken = set(state.heritage)  # what its literals brought
+        code = state.code = self._code_of(state.step)
+        for problem in code.problems:
+            self._note(f"step {state.step.name!r} is never cached: {problem}")
+        taken = set(state.brought)
         for taken_from, manifest in zip(state.inputs, inputs, strict=True):
             if taken_from.producer and manifest.may_hold_instances:
                 taken |= self.steps[taken_from.producer].heritage
@@ -352,28 +351,28 @@ class Coordinator:
         libraries = cache.libraries(m.type_name for m in inputs)
         return cache.key_of(state.step, state.arguments, digests, code, materializers, taken, libraries)
 
-    def fingerprint_of(self, step: Step[Any]) -> Fingerprint:
-        """Return the fingerprint of a step's code; computed once a run unless the pipeline changes what it reads."""
-        if self._has_user_run:
-            self._has_user_run = False
-            if self._watch is not None and self._watch.is_changed():
-                self._watch = Watch()
-                self._fingerprints.clear()
-        found = self._fingerprints.get(step.function)
-        if found is None:
-            found = self._fingerprints[step.function] = fingerprint(step.function, self._watch)
-            for problem in found.problems:
-                self._note(f"step {step.name!r} is never cached: {problem}")
-        return found
+    def _code_of(self, step: Step[Any]) -> Fingerprint:
+        """Return the fingerprint of a step's code: as it was first, or is now where it runs in this process."""
+        code = self._codes.get(step.function)
+        if code is None or self._launcher.is_blocking:
+            code = self._codes[step.function] = self._fingerprints.of(step.function)
+        return code
 
-    def _note(self, text: str) -> None:
-        if text not in self._noted:
-            self._noted.add(text)
+    def _is_outdated(self, state: StepState) -> bool:
+        """Tell whether the code of a step run that is about to start has changed, and look it up anew if so."""
+        assert state.code is not None
+        if self._code_of(state.step).digest == state.code.digest:
+            return False
+        self._journal.record(*self._claim_end(state))
+        state.holds_claim = False
+        self._look_up([state, *self._lookup.end(state)])
+        return True
+
+    def _note(self, text: str, *, about: str = "") -> None:
+        """Tell people something once; of several texts about the same, only the first."""
+        if (about or text) not in self._noted:
+            self._noted.add(about or text)
             self._observer.on_note(text)
-
-    def known_fingerprint(self, state: StepState) -> Fingerprint | None:
-        """Return the fingerprint of a step whose key has been computed."""
-        return self._fingerprints.get(state.step.function)
 
     def _inputs(self, state: StepState) -> tuple[Manifest, ...]:
         return tuple(i.given or self.steps[i.producer].outputs[i.output_index] for i in state.inputs)
@@ -381,11 +380,13 @@ class Coordinator:
     def _units_to_launch(self) -> list[tuple[list[StepState], Resources]]:
         """Group what is queued: calls of a step that proved to be tiny travel together."""
         units: list[tuple[list[StepState], Resources]] = []
-        for resources, queue in self._queues.items():
+        for resources, queue in list(self._queues.items()):
             # A blocking launcher gets one call at a time, so that what it makes ready can come in between.
             width = 1 if self._launcher.is_blocking else self._launcher.width(resources) if queue else 0
             while queue and self._in_flight[resources] < width and not (units and self._launcher.is_blocking):
                 unit = [queue.popleft()]
+                if self._is_outdated(unit[0]):
+                    continue
                 size = self._unit_size(unit[0], len(queue))
                 while len(unit) < size and queue and queue[0].step.function is unit[0].step.function:
                     unit.append(queue.popleft())
@@ -397,9 +398,7 @@ class Coordinator:
 
     def _unit_size(self, state: StepState, queued: int) -> int:
         duration_s = self._durations.get(state.step.function)
-        settings = state.step.settings
-        is_limited = settings.timeout_s is not None or settings.deadline_s is not None  # by the end of its process
-        if duration_s is None or duration_s > UNIT_S or state.lost_workers or is_limited:
+        if duration_s is None or duration_s > UNIT_S or state.lost_workers:
             return 1
         fair_share = queued // 8  # several units for every worker, so that none is left over
         return max(1, min(MAX_UNIT, int(UNIT_S / max(duration_s, 1e-5)), fair_share))
@@ -409,18 +408,11 @@ class Coordinator:
         with self._lock:
             for state in states:
                 state.attempt += 1
-                state.launched_at = time.time()
-                state.begun_at = state.begun_at or state.launched_at
-                state.limit_s = policy.limit_of(state, state.launched_at)
-                state.started_at = state.started_at or state.launched_at
+                state.started_at = state.started_at or time.time()
                 state.status = Status.RUNNING
                 state.log_path = f"{self._log_root}/{log_name(self.run_id, state.name, state.attempt)}"
                 self._graph.start(state.name)
-                self._journal.step(
-                    state,
-                    self.known_fingerprint(state),
-                    [self._journal.inputs(state, self._inputs(state))] if state.inputs else [],
-                )
+                self._journal.step(state, [self._journal.inputs(state, self._inputs(state))] if state.inputs else [])
                 self._observer.on_step(state)
                 try:
                     calls.append(self._call(state))
@@ -429,21 +421,23 @@ class Coordinator:
         on_done = partial(self._on_done, resources)
         try:
             if calls:
-                self._launcher.launch(calls, resources, on_done)
+                with self._fingerprints.kept():
+                    self._launcher.launch(calls, resources, on_done)
             else:
                 on_done([])
         except ZenRayError as exc:
             on_done([_impossible(c.step_run_id, c.attempt, exc) for c in calls])
 
     def _call(self, state: StepState) -> StepCall:
+        assert state.code is not None
         settings = state.step.settings
         return StepCall(
             step_run_id=f"{self.run_id}/{state.name}",
             attempt=state.attempt,
             name=state.name,
             code=self._launcher.reference(state.step),
-            code_digest=self.fingerprint_of(state.step).digest,
-            source_digest=self.fingerprint_of(state.step).source_digest,
+            code_digest=state.code.digest,
+            source_digest=state.code.source_digest,
             arguments=pickle.dumps(state.args),
             inputs=self._inputs(state),
             pickle_inputs=tuple(self._is_trusted(state, i) for i in range(len(state.inputs))),
@@ -451,7 +445,6 @@ class Coordinator:
             log_uri=state.log_path,
             has_gpu=settings.resources.num_gpus > 0,
             is_tiny=self._durations.get(state.step.function, UNIT_S) < UNIT_S,
-            limit_s=state.limit_s,
         )
 
     def _is_trusted(self, state: StepState, index: int) -> bool:
@@ -470,9 +463,7 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
-        if result.code:
-            doubt = cache.doubt(result.code, self.fingerprint_of(state.step))
-            self._observer.on_note(f"step {state.name!r}: {doubt}")
+        self._note_changes(state, result)
         if result.started_at:
             state.started_at = result.started_at
         if result.failure is None:
@@ -482,30 +473,43 @@ class Coordinator:
                 self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
             self._commit(state, result.outputs, result=result)
             return
-        self._take_failure(state, result)
-
-    def _take_failure(self, state: StepState, result: AttemptResult) -> None:
-        assert result.failure is not None
-        failure = policy.explained(state, result.failure, time.time())
-        is_cancelled = failure.kind == "cancelled"
-        result = replace(policy.with_left_log(state, result), failure=failure)
+        is_cancelled = result.failure.kind == "cancelled"
         self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
-        if failure.kind == "cluster":
-            for other in [s for s in self.steps.values() if s.status is Status.RUNNING]:
-                self._fail(other, failure)
-            raise ClusterError(failure.message)  # it is the run's end too
-        pause_s = policy.pause_s(state, failure, time.time())
-        is_lost = failure.kind == "worker"
-        if pause_s is not None:
-            why = "lost its process, which counts as no retry" if is_lost else f"failed ({failure.type_name})"
-            when = f" in {pause_s:.1f} s" if pause_s else ""
-            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again{when}")
-            self._pausing.append((time.monotonic() + pause_s, state))
+        if result.failure.kind == "cluster":
+            raise ClusterError(result.failure.message)  # it is the run's end, not this step's
+        is_lost = result.failure.kind == "worker"
+        if self._may_retry(state, result.failure):
+            why = "lost its process, which counts as no retry" if is_lost else f"failed ({result.failure.type_name})"
+            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again")
+            self._enqueue(state)
         else:
             times = f" ({state.lost_workers} times)" if is_lost else ""
-            self._fail(state, replace(failure, message=failure.message + times))
+            self._fail(state, replace(result.failure, message=result.failure.message + times))
+
+    def _note_changes(self, state: StepState, result: AttemptResult) -> None:
+        """Say what of a step's code is not, or no longer, what its key was made of."""
+        assert state.code is not None
+        now = self._code_of(state.step)
+        if result.code:
+            text = f"step {state.step.name!r}: {cache.doubt(result.code, state.code)}"
+        elif now.digest != state.code.digest:
+            text = f"step {state.step.name!r} {cache.change(now, state.code)}"
+        else:
+            return
+        self._note(text, about=f"changes of {state.step.name!r}")
+
+    def _may_retry(self, state: StepState, failure: Failure) -> bool:
+        settings = state.step.settings
+        if failure.kind == "worker":
+            state.lost_workers += 1
+            return state.lost_workers <= LOST_WORKER_RETRIES
+        if failure.kind != "user" or state.attempt - state.lost_workers > settings.retries:
+            return False
+        # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
+        wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
+        return bool(wanted.intersection(failure.bases))
 
     def _commit(
         self,
@@ -559,7 +563,7 @@ class Coordinator:
         state.ended_at = time.time()
         if status is Status.CACHED:
             state.started_at = state.ended_at
-        self._journal.step(state, self.known_fingerprint(state), changes)
+        self._journal.step(state, changes)
         self._observer.on_step(state)
 
 

@@ -46,9 +46,11 @@ class StepState:
     args: Any
     inputs: tuple[Input, ...]  # by Slot index
     status: Status = Status.WAITING
+    code: Fingerprint | None = None  # as the key has it
     key: CacheKey | None = None
     materializers: frozenset[str] = frozenset()  # of the custom ones, the types whose materializer may matter
-    heritage: frozenset[str] = frozenset()  # digests of code that may come in, or go out, as methods of instances
+    brought: frozenset[str] = frozenset()  # digests of code that may come in as methods of instances, with literals
+    heritage: frozenset[str] = frozenset()  # the same, of what may go out
     attempt: int = 0
     lost_workers: int = 0
     outputs: tuple[Manifest, ...] = ()
@@ -58,25 +60,10 @@ class StepState:
     refusal: str = ""  # why the cached result that was found could not be used
     awaits: str = ""  # the run that computes the same just now
     holds_claim: bool = False  # on its key, which ends with what is committed for it
-    begun_at: float | None = None  # when its first attempt was launched
-    launched_at: float = 0.0  # its last attempt
-    limit_s: float | None = None  # for that
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""
     metadata: Mapping[str, Json] = field(default_factory=dict)
-
-
-class Observer(Protocol):
-    """Is told what happens, for people."""
-
-    def on_step(self, state: StepState) -> None:
-        """A step run was added or has changed."""
-        ...
-
-    def on_note(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 class Journal:
@@ -92,9 +79,9 @@ class Journal:
         """Hand over rows as they are."""
         self._writer.record(*changes)
 
-    def step(self, state: StepState, code: Fingerprint | None, changes: Sequence[Change] = ()) -> None:
+    def step(self, state: StepState, changes: Sequence[Change] = ()) -> None:
         """Record where a step run is, together with rows that must be committed with it."""
-        found = code if state.key else None
+        found = state.code if state.key else None
         all_changes: list[Change] = list(changes)
         if found is not None and found.digest not in self._codes:
             self._codes.add(found.digest)

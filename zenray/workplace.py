@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray.errors import DefinitionError, StoreError
-from zenray.fingerprint import Fingerprint, State, fingerprint, watched
+from zenray.fingerprint import Fingerprint, Fingerprints, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, JobContext, Json, StepCall
@@ -30,7 +30,6 @@ from zenray.settings import current_folder
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
-from zenray.waiting import Waiter
 from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
 
 # What Ray sets in each worker process: its own settings, and the accelerators that it has given to the task.
@@ -89,11 +88,9 @@ class Workplace:
         if Path(context.cwd).is_dir():
             os.chdir(context.cwd)
         use_table(context.materializers)
-        self._log = ""  # of the calls at work
-        # The driver has reached the store: that it is away now is no wrong address.
-        waiter = Waiter(self._tell)
-        self._store: Store = open_store(context.store_uri, context.store_options, waiter=waiter, is_reached=True)
+        self._store: Store = open_store(context.store_uri, context.store_options)
         self._functions: dict[tuple[CodeRef, str], _Known] = {}
+        self._fingerprints = Fingerprints()
         self._tracker = WorkerTracker(context.tracker) if context.tracker else None
         self._name = f"{socket.gethostname()}:{os.getpid()}"
 
@@ -108,7 +105,6 @@ class Workplace:
     def run(self, calls: Sequence[StepCall]) -> list[AttemptResult]:
         """Run calls one after another; when they turn out slow, give the rest back for other workers."""
         until = time.monotonic() + SLOW_UNIT_S
-        self._log = calls[0].log_uri
         attempts: list[Attempt] = []
         for call in calls:
             if attempts and time.monotonic() > until:
@@ -116,13 +112,6 @@ class Workplace:
             else:
                 attempts.append(self._begin_one(call))
         return [attempt.result() for attempt in attempts]
-
-    def _tell(self, text: str) -> None:
-        """Say what is waited for in the log of a call at work, where the driver sees it."""
-        with suppress(OSError):  # that the log cannot be written is noted when the step prints
-            Path(self._log).parent.mkdir(parents=True, mode=0o700, exist_ok=True)
-            with Path(self._log).open("a", encoding="utf-8") as log:
-                log.write(f"zenray: {text}\n")
 
     def _begin_one(self, call: StepCall) -> Attempt:
         if not call.has_gpu:
@@ -136,7 +125,7 @@ class Workplace:
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
             return Attempt(failed, [])
-        with _restored():
+        with _restored(), self._fingerprints.kept():
             attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
         return attempt.doubted(known.doubt) if known.doubt else attempt
 
@@ -146,13 +135,19 @@ class Workplace:
         known = self._functions.get(key)
         if known is None:
             known = self._functions[key] = self._function(call)
-        elif known.state is not None and not known.state.holds():
-            known = self._functions[key] = _Known.of(known.function, call)
+        elif not known.code.problems:  # else it is never kept in the cache: nothing is left to be noticed
+            code = self._fingerprints.of(known.function)
+            if code is not known.code:
+                known = self._functions[key] = _Known.of(known.function, code, call)
         return known
+
+    def _obtained(self, call: StepCall) -> "_Known":
+        function = _obtain(call.code)
+        return _Known.of(function, self._fingerprints.of(function), call)
 
     def _function(self, call: StepCall) -> "_Known":
         """Return the step's function, made sure to be the code that the driver hashed, and what remains in doubt."""
-        known = _Known.of(_obtain(call.code), call)
+        known = self._obtained(call)
         if not known.doubt:
             return known
         # The driver has newer code than this process imported before: an edit in a notebook or a long session.
@@ -160,8 +155,8 @@ class Workplace:
             if name != "__main__" and origin_of_module(module) is Origin.FIRST_PARTY:
                 del sys.modules[name]
         importlib.invalidate_caches()
-        known = _Known.of(_obtain(call.code), call)
-        if known.doubt and known.source_digest != call.source_digest:
+        known = self._obtained(call)
+        if known.doubt and known.code.source_digest != call.source_digest:
             raise StoreError(
                 f"the source of step {call.name!r} or of something it uses changed while the run was going on; "
                 "nothing was stored for it: run again"
@@ -174,17 +169,12 @@ class _Known:
     """A step's function in this process, with what its code is made of where that is not what the driver hashed."""
 
     function: Callable[..., Any]
-    state: State | None
-    source_digest: str
+    code: Fingerprint
     doubt: tuple[Mapping[str, Json], ...]
 
     @classmethod
-    def of(cls, function: Callable[..., Any], call: StepCall) -> "_Known":
-        found, state = watched(function)
-        if found.problems:
-            state = None  # it is never kept in the cache: nothing is left to be noticed
-        doubt = () if _is_what_was_hashed(found, call) else tuple(map(asdict, found.parts))
-        return cls(function, state, found.source_digest, doubt)
+    def of(cls, function: Callable[..., Any], code: Fingerprint, call: StepCall) -> "_Known":
+        return cls(function, code, () if _is_what_was_hashed(code, call) else tuple(map(asdict, code.parts)))
 
 
 @contextmanager

@@ -16,8 +16,15 @@ TABLE = {"rate": 1}
 class Options:
     depth = 1
 """,
+    "lazy.py": """
+FACTOR = 3
+SEEN = []
+
+def scaled(n):
+    return n * FACTOR
+""",
     "flow.py": """
-import os, sys
+import functools, os, sys
 from pathlib import Path
 import config
 from zenray import pipeline, step
@@ -52,6 +59,42 @@ def poison(how: int):
 def place():
     first = where(1, 0)
     return first, where(2, mutate.options(cache=False)(5))
+
+COUNT = 0
+MEMO = {}
+
+@functools.lru_cache
+def doubled(n):
+    return 2 * n
+
+@step(num_cpus=ALL)
+def counter(n: int) -> int:
+    global COUNT
+    COUNT += 1
+    return 100 * COUNT + n
+
+@step(num_cpus=ALL)
+def memo(n: int) -> int:
+    return MEMO.setdefault(n, 2 * n)
+
+@step(num_cpus=ALL)
+def remembers(n: int) -> int:
+    return doubled(n)
+
+@step(num_cpus=ALL)
+def imports(n: int) -> int:
+    from lazy import scaled
+    return scaled(n)
+
+@step(num_cpus=ALL)
+def imports_and_changes(n: int) -> int:
+    import lazy
+    lazy.SEEN.append(n)
+    return lazy.scaled(n) + len(lazy.SEEN)
+
+@pipeline
+def loop(name: str, first: int):
+    return [globals()[name](first + n) for n in range(3)]
 
 @step(num_cpus=ALL, cache=False)
 def forks(x: int, path: str, how: str) -> int:
@@ -109,6 +152,30 @@ def test_what_a_step_changes_poisons_no_key_of_another(project: Path, cluster_ho
     assert "differs between the worker and this process" in ran.stderr
     again = drive(project, cluster_home, "run = flow.poison(0)\nprint(run.steps['read_2'].output.load()[2:])")
     assert told(again) == ["file", 1, 1], again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "note"),
+    [
+        ("counter", 1, "step 'counter': constant 'flow.COUNT' differs"),
+        ("memo", 1, "step 'memo': constant 'flow.MEMO' differs"),
+        ("imports_and_changes", 1, "step 'imports_and_changes': "),
+        ("remembers", 3, ""),
+        ("imports", 3, ""),
+    ],
+)
+@pytest.mark.parametrize("stack", ["local", "inline"])
+def test_a_step_that_changes_what_its_code_reads_is_kept_once_a_process_and_noted_once(
+    project: Path, cluster_home: Path, name: str, kept: int, note: str, stack: str
+) -> None:
+    run = f"run = flow.loop({name!r}, {10 * len(stack)})\nprint([str(s.status) for s in run.steps.values()])"
+    code = f"os.environ['ZENRAY_STACK'] = {stack!r}\n{run}"
+    first = drive(project, cluster_home, code)
+    assert told(first) == ["succeeded"] * 3
+    assert first.stderr.count("pass it to the step") + first.stderr.count("Pass it to the step") == bool(note)
+    assert stack == "inline" or note in first.stderr
+    again = drive(project, cluster_home, code)
+    assert told(again) == ["cached"] * kept + ["succeeded"] * (3 - kept), again.stderr
 
 
 def test_what_changes_nothing_that_a_step_uses_is_kept(project: Path, cluster_home: Path) -> None:

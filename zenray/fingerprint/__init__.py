@@ -6,23 +6,25 @@ Runs in: driver.
 followed is a problem, never a guess: a step with problems must run.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from zenray.fingerprint.closure import Closure
+from zenray.fingerprint.imports import Imports
 from zenray.fingerprint.names import CodeForms
 from zenray.fingerprint.origin import distribution_of, release_of
 from zenray.fingerprint.parts import CodePart, Fingerprint
 from zenray.fingerprint.sources import Sources
 from zenray.fingerprint.state import State
-from zenray.fingerprint.watch import Watch
 
 __all__ = [
     "CodePart",
     "Fingerprint",
     "Fingerprinter",
+    "Fingerprints",
     "State",
-    "Watch",
     "distribution_of",
     "fingerprint",
     "release_of",
@@ -40,41 +42,69 @@ class Fingerprinter:
         self._forms = CodeForms()
         self._sources = Sources()
 
-    def __call__(self, target: Callable[..., Any] | type, watch: Watch | None = None) -> Fingerprint:
+    def __call__(self, target: Callable[..., Any] | type) -> Fingerprint:
         """Return the fingerprint of a step, function or class as it is loaded in this process."""
-        return self._walked(target, watch)[0]
+        return self.watched(target)[0]
 
-    def watched(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:
-        """Return a fingerprint and what it was taken of, to be told in microseconds whether it may have changed.
-
-        None in the place of the state where the code cannot be followed.
-        """
-        found, closure = self._walked(target)
-        return found, None if closure is None else closure.state()
-
-    def _walked(
-        self, target: Callable[..., Any] | type, watch: Watch | None = None
-    ) -> tuple[Fingerprint, Closure | None]:
-        closure = Closure(self._forms, self._sources, watch)
+    def watched(self, target: Callable[..., Any] | type) -> tuple[Fingerprint, State]:
+        """Return a fingerprint and what it was taken of, to be told in microseconds whether it may have changed."""
+        closure = Closure(self._forms, self._sources)
         try:
-            return closure.walk(target), closure
+            return closure.walk(target), closure.state
         except Exception as error:  # noqa: BLE001  objects of the project may raise anything when they are looked at
             name = getattr(target, "__qualname__", repr(target))
-            return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",)), None
+            return Fingerprint("", "", (), (f"the code of {name} could not be followed: {error!r}",)), closure.state
 
 
-def fingerprint(target: Callable[..., Any] | type, watch: Watch | None = None) -> Fingerprint:
+def fingerprint(target: Callable[..., Any] | type) -> Fingerprint:
     """Return the fingerprint of a step, function or class as it is loaded in this process.
 
-    A `watch` remembers the values that it was made of. Imports nothing. Takes some milliseconds for the first step of
-    a module with twenty helpers, less for the next.
+    Imports nothing. Takes some milliseconds for the first step of a module with twenty helpers, less for the next.
     """
-    return _shared(target, watch)
+    return _shared(target)
 
 
-def watched(target: Callable[..., Any] | type) -> tuple[Fingerprint, State | None]:
+def watched(target: Callable[..., Any] | type) -> tuple[Fingerprint, State]:
     """Return the fingerprint of a step, and what tells later whether it has to be taken anew."""
     return _shared.watched(target)
+
+
+class Fingerprints:
+    """The fingerprints of the functions that run in this process, each as it is when it is asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[Callable[..., Any], tuple[Fingerprint, State]] = {}
+
+    def of(self, function: Callable[..., Any]) -> Fingerprint:
+        """Return a function's fingerprint: the same object until something that it was taken of has changed."""
+        known = self._known.get(function)
+        if known is None or not known[1].holds():
+            known = self._known[function] = watched(function)
+        return known[0]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what is known while a step runs that may import modules of the project.
+
+        A fingerprint has the text of a module that is not loaded. What has only just been imported is what its text
+        says, so the fingerprint holds for as long as the module is what it was at that moment.
+        """
+        missing = {name for _, state in self._known.values() for name in state.missing_modules}
+        if not missing:
+            yield
+            return
+        imports = Imports(missing, self._take_over)
+        sys.meta_path.insert(0, imports)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(imports)
+
+    def _take_over(self) -> None:
+        for function, (found, state) in list(self._known.items()):
+            new = [sys.modules[name] for name in state.missing_modules if name in sys.modules]
+            if new and state.holds(but=new):
+                self._known[function] = found, watched(function)[1]
 
 
 _shared = Fingerprinter()

@@ -3,14 +3,16 @@
 Runs in: driver.
 """
 
+import abc
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import EnumType
 from typing import Any
 
 from zenray.fingerprint.bytecode import Reference, normal_form
 from zenray.fingerprint.parts import asked
+from zenray.fingerprint.state import pairs
 
 _DERIVED = frozenset(
     {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__qualname__", "__firstlineno__"}
@@ -35,11 +37,22 @@ def entries(cls: type, *, is_ordered: bool) -> list[tuple[str, Any]]:
     With `is_ordered` everything stays in order, for classes whose base or metaclass may look at it.
     """
     found = [(key, value) for key, value in vars(cls).items() if key not in _DERIVED]
-    if issubclass(type(cls), EnumType) and "_member_map_" in vars(cls):  # not getattr: a metaclass may answer any
-        found += [(f"{name} =", _state(member)) for name, member in vars(cls)["_member_map_"].items()]
+    found += [(f"{name} =", _state(member)) for name, member in members(cls).items()]
     if is_ordered:
         return found
     return sorted(found, key=lambda entry: (True, entry[0]) if isinstance(entry[1], METHODS) else (False, ""))
+
+
+def members(cls: type) -> dict[str, Any]:
+    """Return the members of an enum, by name."""
+    is_enum = issubclass(type(cls), EnumType)
+    return vars(cls).get("_member_map_", {}) if is_enum else {}  # not getattr: a metaclass may answer any
+
+
+def contents(cls: type) -> Iterable[object]:
+    """Return what a class is made of that may be set, to be compared."""
+    registered = abc.get_cache_token() if "_abc_impl" in vars(cls) else 0
+    return type(cls), cls.__bases__, registered, *pairs(vars(cls))
 
 
 def names(cls: type) -> list[str]:

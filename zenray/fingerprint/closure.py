@@ -13,7 +13,7 @@ import inspect
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,8 @@ from zenray.fingerprint.origin import (
 )
 from zenray.fingerprint.parts import CodePart, Fingerprint, Form, asked, text_of
 from zenray.fingerprint.sources import Sources
-from zenray.fingerprint.state import State
+from zenray.fingerprint.state import State, attributes, pairs
 from zenray.fingerprint.values import Values, is_zenray, library_module
-from zenray.fingerprint.watch import Watch
 from zenray.hashing import digest_bytes, digest_value, encode, framed
 
 # Changes when the meaning of a digest changes, so that older cache entries are not found any more.
@@ -82,9 +81,9 @@ class Statements:
 class Closure:
     """One walk from one step."""
 
-    def __init__(self, forms: CodeForms, sources: Sources, watch: Watch | None = None) -> None:
+    def __init__(self, forms: CodeForms, sources: Sources) -> None:
         self.root = ""
-        self._watch = watch
+        self.state = State()
         self._forms = forms
         self._sources = sources
         self._values = Values(self)
@@ -130,19 +129,6 @@ class Closure:
         self._write_distributions()
         parts = sorted(self._parts.values(), key=lambda part: (part.kind != "step", part.kind, part.name))
         return Fingerprint(self._stream.hexdigest(), self._source_digest(), tuple(parts), tuple(self._problems))
-
-    def state(self) -> State:
-        """Return the values that the walk has met as they are now, after it has ended."""
-        statements = [thing.namespace for thing in self._things if isinstance(thing, Statements)]
-        namespaces = [function.__globals__ for function in self._functions] + list(map(vars, self._modules.values()))
-        return State(
-            functions=[thing for thing in self._things if type(thing) is types.FunctionType],
-            classes=self._classes,
-            namespaces=({id(n): n for n in (*namespaces, *statements)}).values(),
-            whole=[vars(thing) for thing in self._things if type(thing) is types.ModuleType],
-            names=frozenset(self._names.mentions),
-            unloaded=[thing.module_name for thing in self._things if isinstance(thing, UnloadedModule)],
-        )
 
     # What values and names need of the walk.
 
@@ -196,16 +182,6 @@ class Closure:
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
         self._libraries.setdefault(module_name)
-
-    def note_read(self, namespace: Mapping[str, Any], name: str) -> None:
-        """Note that code reads a global."""
-        if self._watch is not None:
-            self._watch.read(namespace, name)
-
-    def note_state(self, thing: object) -> None:
-        """Note that code can reach something whose content may change."""
-        if self._watch is not None:
-            self._watch.state(thing)
 
     def note_release(self, name: str | None) -> None:
         """Note that code asks for the version of a distribution, by its name or by one that is computed."""
@@ -299,7 +275,6 @@ class Closure:
             self._library_function(function, form)
             return
         self._functions.append(function)
-        self.note_state(function)
         code, namespace = function.__code__, function.__globals__
         is_generated = code.co_filename.startswith("<")
         qualname = function.__qualname__ if is_generated else code.co_qualname
@@ -317,8 +292,10 @@ class Closure:
 
     def _carried(self, function: types.FunctionType, name: str, form: Form) -> None:
         """Write what a function carries beside its code: defaults, closure cells and attributes."""
+        self.state.hold(function, _carried)
         self._values.write(function.__defaults__, form, f"a default of {name}")
-        self._values.write(dict(sorted((function.__kwdefaults__ or {}).items())), form, f"a default of {name}")
+        keywords = dict(sorted((function.__kwdefaults__ or {}).items()))
+        self._values.write(keywords, form, f"a default of {name}", is_made=True)
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
             try:
                 value = cell.cell_contents
@@ -327,8 +304,8 @@ class Closure:
                 continue
             form.alias(self._values.alias_number(cell))
             self._names.write_target(value, form, f"{name}.{variable}")
-        attributes = dict(sorted(vars(function).items()))
-        self._values.write(attributes, form, f"an attribute of {name}")
+        own = dict(sorted(vars(function).items()))
+        self._values.write(own, form, f"an attribute of {name}", is_made=True)
 
     def _library_function(self, function: types.FunctionType, form: Form) -> None:
         """Write a function of a library: by name where it has one, else with the values that it carries."""
@@ -340,6 +317,7 @@ class Closure:
             return
         registry = getattr(function, "registry", None)
         if module_name == "functools" and isinstance(registry, types.MappingProxyType):
+            self.state.hold(registry, pairs)
             for cls in classes.by_name(list(registry)):
                 self._values.write((cls, registry[cls]), form, name)
             return
@@ -350,7 +328,6 @@ class Closure:
 
     def _instance(self, value: Any, name: str, form: Form) -> None:
         was_lasting, self._names.is_lasting = self._names.is_lasting, False
-        self.note_state(value)
         if issubclass(type(value), functools.singledispatchmethod):
             self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
         elif not self._wrapper(value, getattr(class_module(type(value)), "__name__", ""), form):
@@ -381,7 +358,9 @@ class Closure:
             self.note_distribution(cls.__module__)
             return
         self._classes.append(cls)
-        self.note_state(cls)
+        self.state.hold(cls, classes.contents)
+        for member in classes.members(cls).values():
+            self.state.hold(member, attributes)
         # With its module: an instance that was stored is loaded from there.
         form.text("class", display_name(cls.__module__), cls.__qualname__)
         bases: tuple[type, ...] = (type(cls), *cls.__bases__)
@@ -419,12 +398,12 @@ class Closure:
     def _whole_module(self, module: types.ModuleType, form: Form) -> None:
         self._whole_modules.append(module)
         self.reach(vars(module))
+        self.state.hold(vars(module), pairs)
         name = display_name(module.__name__)
         for key, value in sorted(vars(module).items()):
             if key in _OF_EVERY_MODULE:
                 continue
             form.text(key)
-            self.note_read(vars(module), key)
             self._names.write_target(value, form, f"{name}.{key}")
 
     def _statements(self, thing: Statements, form: Form) -> None:
@@ -497,6 +476,7 @@ class Closure:
         count = len(self._things)
         for cls in self._classes[self._asked_classes :]:
             # Those of one module stay in the order in which they were written.
+            self.state.hold(cls, type.__subclasses__)
             children: list[type] = type.__subclasses__(cls)
             for child in sorted(children, key=_module_of):
                 self.link(child, form, child.__qualname__)
@@ -582,6 +562,18 @@ class Closure:
                 seen.add(number)
                 pending += self._edges.get(number, ())
         return digest_value(sorted({self._sources_written[n] for n in seen if n in self._sources_written}))
+
+
+def _carried(function: types.FunctionType) -> Iterator[object]:
+    """Yield what a function is made of that may be set, to be compared."""
+    yield from (function.__code__, function.__defaults__)
+    yield from pairs(function.__kwdefaults__ or {})
+    yield from pairs(vars(function))
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            yield cell
 
 
 def _module_of(cls: type) -> str:

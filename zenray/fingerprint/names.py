@@ -18,6 +18,7 @@ from zenray.fingerprint.bytecode import CodeForm, Import, Reference, normal_form
 from zenray.fingerprint.origin import Origin, display_name, locate, module_file, origin, origin_of_module
 from zenray.fingerprint.parts import Form, asked, text_of
 from zenray.fingerprint.sources import Sources
+from zenray.fingerprint.state import State
 from zenray.fingerprint.values import Values, is_zenray
 
 Namespace = Mapping[str, Any]
@@ -76,6 +77,10 @@ class CodeForms:
 class Walk(Protocol):
     """What names need from the walk that they are resolved for."""
 
+    @property
+    def state(self) -> State:
+        """Where what is looked at is left, to be compared later."""
+
     def link(self, thing: Any, form: Form, name: str) -> None:
         """Write a reference to a thing, and visit it later."""
 
@@ -84,9 +89,6 @@ class Walk(Protocol):
 
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
-
-    def note_read(self, namespace: Namespace, name: str) -> None:
-        """Note that code reads a global."""
 
     def note_release(self, name: str | None) -> None:
         """Note that code asks for the version of a distribution, by its name or by one that is computed."""
@@ -194,11 +196,11 @@ class Names:
             attribute = attributes.pop(0)
             if attribute == "__dict__":
                 break
+            self._walk.state.read(vars(value), attribute)
             if attribute not in vars(value):
                 self._missing_attribute(value, attribute, form)
                 return
             name = f"{display_name(value.__name__)}.{attribute}"
-            self._walk.note_read(vars(value), attribute)
             value = vars(value)[attribute]
         if value is _ABSENT:
             return
@@ -211,7 +213,7 @@ class Names:
         """Return what a name stands for; where that is not a value of the project, write it and return nothing."""
         name = reference.name
         if reference.imported:
-            module = sys.modules.get(name)
+            module = self._loaded(name)
             if _is_library(name):
                 self._library_attribute(module, reference, list(reference.attributes), namespace, form)
             elif module is not None:
@@ -222,16 +224,28 @@ class Names:
             form.text("module name", _module_name(namespace))
         elif name in _MODULE_NAMES:
             form.text("module", name)
-        elif name in namespace:
-            self._walk.note_read(namespace, name)
-            return namespace[name]
-        elif reference.is_guess:
-            pass
-        elif name in vars(builtins):
-            return self._builtin(reference, namespace, form)
         else:
+            return self._global(reference, namespace, form)
+        return _ABSENT
+
+    def _global(self, reference: Reference, namespace: Namespace, form: Form) -> Any:
+        name = reference.name
+        self._walk.state.read(namespace, name)
+        if name in namespace:
+            return namespace[name]
+        if not reference.is_guess:
+            self._walk.state.read(vars(builtins), name)
+            if name in vars(builtins):
+                return self._builtin(reference, namespace, form)
             self._unresolved(name, form)
         return _ABSENT
+
+    def _loaded(self, name: str) -> types.ModuleType | None:
+        """Return a module that code may import while it runs, if it is loaded already."""
+        module = sys.modules.get(name)
+        if not _is_library(name):
+            self._walk.state.read(sys.modules, name)
+        return module
 
     def _builtin(self, reference: Reference, namespace: Namespace, form: Form) -> Any:
         value = vars(builtins)[reference.name]
@@ -277,6 +291,7 @@ class Names:
             return  # the import statement notes the distribution
         value: Any = module
         for name in attributes:
+            self._walk.state.read(vars(value), name)
             found = vars(value).get(name, _ABSENT)
             if found is _ABSENT and value.__name__ == "zenray":
                 found = asked(value, name)  # ZenRay imports what it offers when it is asked for
@@ -336,15 +351,15 @@ class Names:
             return
         if _is_library(name):
             self._module(name, statement.names, form)
-        elif statement.is_followed and name in sys.modules:
-            self._walk.reach(vars(sys.modules[name]))
+        elif statement.is_followed and (module := self._loaded(name)) is not None:
+            self._walk.reach(vars(module))
         else:
             self._module(name, statement.names, form)
 
     def _module(self, name: str, names: tuple[str, ...], form: Form) -> None:
         """Write what an import of a module, or of names from it, makes reachable."""
         form.text("import", *names)
-        loaded = sys.modules.get(name)
+        loaded = self._loaded(name)
         located = locate(name)
         if located is None:
             self._unresolved(name, form)
@@ -376,8 +391,8 @@ class Names:
         for name in names:
             if name == "*":
                 continue
+            self._walk.state.read(vars(module), name)
             if name in vars(module):
-                self._walk.note_read(vars(module), name)
                 self.write_target(vars(module)[name], form, f"{display_name(module.__name__)}.{name}")
             else:
                 self._missing_attribute(module, name, form)
@@ -387,6 +402,7 @@ class Names:
         modules = [".".join(packages[: depth + 1]) for depth in range(len(packages))]
         modules += [f"{name}.{inner}" for inner in names if inner != "*" and locate(f"{name}.{inner}")]
         for module in modules:
+            self._walk.state.read(sys.modules, module)
             located = locate(module)
             if located is None or module in sys.modules or (located.is_package and located.file is None):
                 continue
@@ -398,6 +414,7 @@ class Names:
 
     def write_unloaded(self, thing: UnloadedModule, form: Form) -> None:
         """Write the text of a module that a function will import."""
+        self._walk.state.hold(thing.file, self._sources.look)
         source = self._sources.read(thing.file)
         if source is None:
             self._walk.problem(f"{thing.module_name} cannot be read as Python source")

@@ -1,171 +1,107 @@
-"""The values that a fingerprint was taken of, remembered so that a change of them is noticed in microseconds.
+"""What a fingerprint was taken of, remembered so that a change of it in this process is noticed in microseconds.
 
-Runs in: worker.
+Runs in: anywhere.
 
-A fingerprint takes milliseconds, too much before each call of a tiny step. But a process is shared by many steps, and
-one may change what another reads: a global, an attribute of a class, the content of a list. So the objects are
-compared by identity, and containers and instances item by item. More is remembered than a fingerprint depends on: a
-difference says that it has to be taken anew, not that it has changed.
+A fingerprint takes milliseconds, too much before each call of a tiny step. But steps share a process with one another,
+and with the pipeline where they run in its own: any of them may set a global that another reads, or add to a list. So
+the walk leaves here whatever it looks at, together with how it looked. More is compared than a fingerprint depends
+on: a difference says that it has to be taken anew, not that it is another one.
 """
 
-import functools
-import logging
 import re
 import sys
-import types
-import typing
-from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from operator import is_
-from pathlib import PosixPath, PurePosixPath
 from typing import Any
-from uuid import UUID
+
+from blake3 import blake3
 
 from zenray.fingerprint.parts import text_of
 
-Check = Callable[[], bool]
+Look = Callable[[Any], Iterable[object]]
 
-# Values that cannot change, or whose changes are no part of a fingerprint: classes and functions are asked one by one.
-_FIXED = frozenset({
-    type(None), bool, int, float, complex, str, bytes, range, date, datetime, time, timedelta, timezone, Decimal,
-    Fraction, UUID, PosixPath, PurePosixPath, re.Pattern, type(...), type(NotImplemented), slice, property,
-    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.GenericAlias,
-    types.UnionType, types.CodeType, types.WrapperDescriptorType, types.MethodDescriptorType,
-    types.GetSetDescriptorType, types.MemberDescriptorType, staticmethod, classmethod, functools.cached_property,
-    functools._lru_cache_wrapper, logging.Logger,
-})  # fmt: skip
+_ABSENT = object()
+_BY_VALUE = frozenset({str, bytes, int})  # made anew by whoever takes an object of a library apart
+_DEPTH = 4  # of tuples, lists and dicts in what such an object is reduced to, which are made anew too
 _FIXED_MODULES = frozenset({"typing", "zenray", "_thread", "abc", "_abc", "dataclasses", "annotationlib"})
-_DICTS = frozenset({dict, OrderedDict, defaultdict, Counter})
-_SEQUENCES = frozenset({list, tuple, deque})
-_SETS = frozenset({set, frozenset})
-_IMPORT_SYSTEM = frozenset({"__builtins__", "__spec__", "__loader__", "__cached__", "__doc__", "__file__", "__path__"})
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made at run time
-_MAX_THINGS = 10_000  # beyond that a fingerprint is cheaper
 
 
 class State:
-    """What functions, classes, instances and globals that a fingerprint has met are like now."""
+    """What globals, containers, functions, classes and instances were when they were looked at."""
 
-    def __init__(
-        self,
-        *,
-        functions: Iterable[types.FunctionType],
-        classes: Iterable[type],
-        namespaces: Iterable[Mapping[str, Any]],
-        whole: Iterable[Mapping[str, Any]],
-        names: frozenset[str],
-        unloaded: Iterable[str],
-    ) -> None:
-        self._checks: list[Check] = []
-        self._seen: set[int] = set()
-        self._pending: list[Any] = []
-        self._is_known = True
-        self._unloaded = frozenset(unloaded)
-        for function in functions:
-            self._add_function(function)
-        for namespace in whole:
-            self._add_mapping(namespace, namespace.keys() - _IMPORT_SYSTEM)
-        for namespace in namespaces:
-            self._add_mapping(namespace, names & namespace.keys())
-        for cls in classes:
-            self._add_mapping(vars(cls), vars(cls).keys() - _IMPORT_SYSTEM)
-        while self._pending and self._is_known:
-            self._add(self._pending.pop())
-        self._pending.clear()
+    def __init__(self) -> None:
+        self._globals: dict[int, tuple[Mapping[str, Any], dict[str, object]]] = {}
+        self._held: dict[tuple[int, Look], tuple[object, Look, tuple[object, ...]]] = {}  # keeps them alive: ids last
 
-    def holds(self) -> bool:
-        """Say whether all of it is as it was; False also where that cannot be told."""
-        if not self._is_known or not self._unloaded.isdisjoint(sys.modules):
-            return False
+    def read(self, namespace: Mapping[str, Any], name: str) -> None:
+        """Remember what a name stands for, if anything."""
+        names = self._globals.setdefault(id(namespace), (namespace, {}))[1]
+        names.setdefault(name, namespace.get(name, _ABSENT))
+
+    def hold(self, thing: object, look: Look) -> None:
+        """Remember what something holds, which `look` tells as objects to be compared by identity."""
+        key = id(thing), look
+        if key not in self._held:
+            self._held[key] = thing, look, tuple(look(thing))
+
+    @property
+    def missing_modules(self) -> list[str]:
+        """Return the modules that were looked for and not loaded."""
+        _, names = self._globals.get(id(sys.modules), ({}, {}))
+        return [name for name, module in names.items() if module is _ABSENT]
+
+    def holds(self, *, but: Sequence[object] = ()) -> bool:
+        """Say whether all of it is as it was; False also where that cannot be told.
+
+        Where a name stood for nothing, it may now stand for one of those in `but`.
+        """
         try:
-            return all(check() for check in self._checks)
-        except RuntimeError:  # a thread that an earlier step left behind has just changed one of them
+            for namespace, names in self._globals.values():
+                now: Iterable[object] = map(namespace.get, names, repeat(_ABSENT))
+                if but:
+                    now = (_ABSENT if any(value is new for new in but) else value for value in now)
+                if not all(map(is_, now, names.values())):
+                    return False
+            return all(is_same(tuple(look(thing)), held) for thing, look, held in self._held.values())
+        except Exception:  # noqa: BLE001 - of foreign objects, or a thread that a step left has just changed one
             return False
 
-    def _add_function(self, function: types.FunctionType) -> None:
-        code, defaults, keywords = function.__code__, function.__defaults__, function.__kwdefaults__
-        cells = tuple(c for c in function.__closure__ or ())
-        contents = tuple(map(_content, cells))
-        self._checks.append(
-            lambda: (
-                function.__code__ is code
-                and function.__defaults__ is defaults
-                and function.__kwdefaults__ is keywords
-                and all(map(is_, map(_content, cells), contents))
-            )
-        )
-        self._pending += [defaults, keywords, *contents]
-        self._add_mapping(vars(function), vars(function).keys())
 
-    def _add_mapping(self, mapping: Mapping[Any, Any], keys: Iterable[Any]) -> None:
-        watched = tuple(keys)
-        values = tuple(map(mapping.get, watched))
-        all_keys = tuple(mapping)
-        count = len(all_keys)
-        self._checks.append(
-            lambda: (
-                len(mapping) == count
-                and all(map(is_, map(mapping.get, watched), values))
-                and all(map(is_, mapping, all_keys))
-            )
-        )
-        self._pending += values
-
-    def _add(self, value: Any) -> None:
-        kind: Any = type(value)
-        if kind in _FIXED or id(value) in self._seen or issubclass(kind, type):
-            return  # of classes the fingerprint names each of the project's own; a library's counts by its version
-        if text_of(kind, "__module__").partition(".")[0] in _FIXED_MODULES:
-            return
-        self._seen.add(id(value))
-        if len(self._seen) > _MAX_THINGS:
-            self._is_known = False
-        elif kind in _DICTS or kind is types.MappingProxyType:
-            self._pending += list(value)
-            self._add_mapping(value, list(value))
-        elif kind in _SEQUENCES:
-            self._add_items(value)
-        elif kind in _SETS:
-            self._add_set(value)
-        elif kind is types.MethodType:
-            self._pending.append(value.__self__)
-        elif kind is functools.partial:
-            self._pending += [*value.args, value.keywords]
-        elif _has_only_attributes(kind):
-            self._add_mapping(vars(value), list(vars(value)))
-        else:
-            self._is_known = False  # such as an array: only its bytes tell
-
-    def _add_items(self, value: Any) -> None:
-        items = tuple(value)
-        if type(value) is not tuple:
-            self._checks.append(lambda: len(value) == len(items) and all(map(is_, value, items)))
-        self._pending += items
-
-    def _add_set(self, value: Any) -> None:
-        items = tuple(value)
-        if type(value) is set:
-            ids = frozenset(map(id, items))
-            self._checks.append(lambda: len(value) == len(items) and ids.issuperset(map(id, value)))
-        self._pending += items
+def pairs(mapping: Mapping[Any, Any]) -> Iterable[object]:
+    """Return the keys and values of a mapping."""
+    return *mapping, *mapping.values()
 
 
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # it is empty
-        return None
+def attributes(value: Any) -> Iterable[object]:
+    """Return the class and the attributes of an instance."""
+    return type(value), *pairs(vars(value))
 
 
-@functools.lru_cache(maxsize=1000)
-def _has_only_attributes(kind: type) -> bool:
-    """Say whether all that instances of a class hold lies in their ``__dict__``: a Python class without slots."""
-    classes = [cls for cls in kind.__mro__ if cls not in (object, typing.Generic)]
-    return bool(classes) and all(cls.__flags__ & _HEAP_TYPE and not _has_slots(cls) for cls in classes)
+def leaves(part: Any, depth: int = _DEPTH) -> Iterator[object]:
+    """Yield what something is made of that may have been made for whoever asked."""
+    kind = type(part)
+    if kind is bytes:
+        yield blake3(part).digest()
+    elif kind in (list, tuple, dict) and depth:
+        yield from (kind, len(part))
+        for inner in pairs(part) if kind is dict else part:
+            yield from leaves(inner, depth - 1)
+    elif kind is slice:
+        yield from (part.start, part.stop, part.step)
+    else:
+        yield part
 
 
-def _has_slots(cls: type) -> bool:
-    return any(type(v) is types.MemberDescriptorType for v in vars(cls).values())
+def is_fixed(kind: type) -> bool:
+    """Say whether nothing changes instances of a class of a library that is all too common."""
+    return kind is re.Pattern or text_of(kind, "__module__").partition(".")[0] in _FIXED_MODULES
+
+
+def is_same(now: tuple[object, ...], before: tuple[object, ...]) -> bool:
+    """Compare what was seen at two looks."""
+    return len(now) == len(before) and (all(map(is_, now, before)) or all(map(_is_equal, now, before)))
+
+
+def _is_equal(now: object, before: object) -> bool:
+    return now is before or (type(now) is type(before) and type(now) in _BY_VALUE and now == before)

@@ -7,10 +7,11 @@ import copyreg
 import functools
 import logging
 import marshal
+import pickle
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
@@ -22,6 +23,7 @@ from uuid import UUID
 from zenray.fingerprint.bytecode import normal_form
 from zenray.fingerprint.origin import display_name
 from zenray.fingerprint.parts import Form, asked, text_of
+from zenray.fingerprint.state import Look, State, attributes, is_fixed, is_same, leaves, pairs
 from zenray.hashing import digest_bytes, encode, framed
 
 _PLAIN = frozenset(
@@ -31,6 +33,7 @@ _PLAIN = frozenset(
 _PATHS = frozenset({PurePosixPath, PureWindowsPath, PosixPath, WindowsPath})
 _SEQUENCES = frozenset({list, tuple})
 _MUTABLE = frozenset({list, dict, set, bytearray})
+_LOOKS: dict[type, Look] = {list: tuple, set: tuple, dict: pairs, bytearray: bytes, types.MappingProxyType: pairs}
 _SETS = frozenset({set, frozenset})
 _MAPPINGS = frozenset({dict, types.MappingProxyType})
 # They guard state, they hold none; that one is open or taken says nothing about the code.
@@ -61,6 +64,10 @@ class Walk(Protocol):
     """What the writer of values needs from the walk that it is part of."""
 
     @property
+    def state(self) -> State:
+        """Where what is looked at is left, to be compared later."""
+
+    @property
     def root(self) -> str:
         """The folder that paths of the project are relative to."""
 
@@ -83,9 +90,6 @@ class Walk(Protocol):
     def is_own_module(self, module_name: str) -> bool:
         """Tell whether a module is the project's own."""
 
-    def note_state(self, thing: object) -> None:
-        """Note that code can reach something whose content may change."""
-
     def note_distribution(self, module_name: str) -> None:
         """Note that code of an installed module is used."""
 
@@ -101,8 +105,11 @@ class Values:
         self._open: list[int] = []
         self._aliases: dict[int, tuple[int, object]] = {}  # with the objects, so that their ids stay their own
 
-    def write(self, value: Any, form: Form, name: str) -> None:
-        """Write any value; what has no content that can be compared becomes a problem that names it."""
+    def write(self, value: Any, form: Form, name: str, *, is_made: bool = False) -> None:
+        """Write any value; what has no content that can be compared becomes a problem that names it.
+
+        With `is_made` it is a container that was made to be written, and its items are what may change.
+        """
         if id(value) in self._open:
             form.text("cycle", str(len(self._open) - self._open.index(id(value))))
             return
@@ -110,6 +117,8 @@ class Values:
             self._walk.problem(f"{name} is nested too deeply to be compared; pass it to the step as a parameter")
             return
         self._open.append(id(value))
+        if type(value) in _LOOKS and not is_made:
+            self._walk.state.hold(value, _LOOKS[type(value)])
         try:
             self._write(value, form, name)
         finally:
@@ -123,7 +132,6 @@ class Values:
         kind = type(value)
         if kind in _MUTABLE:
             form.alias(self.alias_number(value))
-            self._walk.note_state(value)
         if kind in _PLAIN:
             form.raw(encode(value))
         elif kind is str or kind in _PATHS:
@@ -184,7 +192,9 @@ class Values:
             if kind.__module__ not in _HOMES_OF_CALLABLES:
                 self._walk.link(kind, form, name)
                 own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _COPIED}
-                self.write(own, form, name)
+                self.write(own, form, name, is_made=True)
+            if getattr(value, "__dict__", None):
+                self._walk.state.hold(value, attributes)
             self._all(parts[0], parts[1:], form, name)
         elif _type_name(value) in _INERT:
             form.text("inert", _type_name(value))
@@ -252,17 +262,16 @@ class Values:
             self._own_state(value, form, name)  # a __getstate__ of the project may leave something out
 
     def _own_state(self, value: Any, form: Form, name: str) -> None:
+        self._walk.state.hold(value, _own)
         for base, content in _CONTENT.items():
             if isinstance(value, base):
-                self.write(content(value), form, name)
+                self.write(content(value), form, name, is_made=True)
         if isinstance(value, BaseException):
             self.write(value.args, form, name)
         state = dict(vars(value)) if hasattr(value, "__dict__") else {}
-        for base in type(value).__mro__:
-            # Not by __slots__: the names there are not mangled, and getattr may run code of the project.
-            for slot, member in vars(base).items():
-                if type(member) is types.MemberDescriptorType and member.__objclass__ is base:
-                    state.setdefault(slot, _of_slot(member, value))
+        kind: Any = type(value)
+        for slot, member in _slots(kind).items():
+            state.setdefault(slot, _of_slot(member, value))
         items = [(key, part) for key, part in state.items() if part is not _UNNAMED and key not in _SKIPPED_STATE]
         form.text("state", str(len(items)))
         for key, part in items:
@@ -272,8 +281,7 @@ class Values:
     def _tensor(self, value: Any, form: Form, name: str) -> None:
         """Write a tensor of torch; what it is pickled as has names that torch makes up anew in each process."""
         try:
-            flat = value.detach().cpu().contiguous().reshape(-1)
-            content = flat.view(sys.modules["torch"].uint8).numpy().tobytes()
+            content = _tensor_content(value)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             self._walk.problem(
                 f"{name} is a {_type_name(value)}, whose content cannot be compared ({type(error).__name__}); "
@@ -281,23 +289,21 @@ class Values:
             )
             return
         self._walk.note_distribution("torch")
-        form.text("tensor", _type_name(value), str(value.dtype), str(tuple(value.shape)), str(value.device))
-        form.text(str(value.requires_grad), digest_bytes(content))
+        self._walk.state.hold(value, _tensor_content)
+        form.text("tensor", *content[:4])
+        form.text(*content[4:])
         self.write(vars(value), form, name)
 
     def _reduced(self, value: Any, form: Form, name: str) -> None:
         """Write what pickle would write: the only general way to see the content of an object of a library."""
         kind = type(value)
         try:
-            reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(kind)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of pickling, for iterators since Python 3.12
-                reduced = reducer(value) if reducer else value.__reduce_ex__(4)
-            if isinstance(reduced, str):
-                self._global(value, reduced, form, name)
+            if not is_fixed(kind):
+                self._walk.state.hold(value, _look_at(value))
+            content = _content(value)
+            if isinstance(content, str):
+                self._global(value, content, form, name)
                 return
-            call, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-            content = [call, arguments, state, list(items or ()), [list(pair) for pair in pairs or ()]]
         except Exception as error:  # noqa: BLE001  a library's own code may raise anything here
             about = f"{kind.__module__}.{kind.__qualname__}"
             self._walk.problem(
@@ -322,6 +328,70 @@ class Values:
         for module_name in holders[:1]:
             self._walk.note_distribution(module_name)
         self._walk.link(kind, form, name)
+
+
+def _own(value: Any) -> Iterator[object]:
+    """Yield all that an instance of a class of the project holds, to be compared."""
+    kind: Any = type(value)
+    yield kind
+    if hasattr(value, "__dict__"):
+        yield from pairs(vars(value))
+    for member in _slots(kind).values():
+        yield _of_slot(member, value)
+    for base in _MUTABLE:
+        if issubclass(kind, base):
+            yield from _LOOKS[base](_CONTENT[base](value))
+    if issubclass(kind, BaseException):
+        yield value.args
+
+
+@functools.lru_cache(maxsize=1000)
+def _slots(kind: type) -> dict[str, types.MemberDescriptorType]:
+    """Return the slots of a class; not by __slots__: the names there are not mangled."""
+    found: dict[str, types.MemberDescriptorType] = {}
+    for base in kind.__mro__:
+        for slot, member in vars(base).items():
+            if type(member) is types.MemberDescriptorType and member.__objclass__ is base:
+                found.setdefault(slot, member)
+    return found
+
+
+def _content(value: Any) -> list[Any] | str:
+    """Return what pickle would write."""
+    reducer: Callable[[Any], Any] | None = copyreg.dispatch_table.get(type(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pickling, for iterators since Python 3.12
+        reduced = reducer(value) if reducer else value.__reduce_ex__(4)
+    if isinstance(reduced, str):
+        return reduced
+    call, arguments, state, items, entries = (*reduced, None, None, None)[:5]
+    return [call, arguments, state, list(items or ()), [list(entry) for entry in entries or ()]]
+
+
+def _look_at(value: Any) -> Look:
+    """Return how to see a change of an object of a library: by its pickle where it is made of new parts each time."""
+    if is_same(tuple(_reduced(value)), tuple(_reduced(value))):
+        return _reduced
+    try:
+        _pickled(value)
+    except Exception:  # noqa: BLE001  a library's own code may raise anything here
+        return _reduced  # which never is the same
+    return _pickled
+
+
+def _reduced(value: Any) -> Iterator[object]:
+    return leaves(_content(value))
+
+
+def _pickled(value: Any) -> Iterable[object]:
+    return (digest_bytes(pickle.dumps(value)),)
+
+
+def _tensor_content(value: Any) -> tuple[str, ...]:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    content = flat.view(sys.modules["torch"].uint8).numpy().tobytes()
+    place = str(value.dtype), str(tuple(value.shape)), str(value.device)
+    return _type_name(value), *place, str(value.requires_grad), digest_bytes(content)
 
 
 def _of_slot(member: types.MemberDescriptorType, value: Any) -> Any:
