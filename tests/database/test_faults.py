@@ -147,7 +147,7 @@ def test_reads_and_claims_of_a_ledger_in_use_wait_for_its_server(server):
         live_run(ledger, "run")
         for use in (
             lambda: ledger.find_cache_entries([a_digest(1)], STORE),
-            lambda: ledger.claim({a_digest(1): "a"}, store=STORE, run_id="run"),
+            lambda: ledger.claim({a_digest(1): "a"}, store=STORE, run_id="run").held,
         ):
             proxy.is_refusing = True
             proxy.reset()

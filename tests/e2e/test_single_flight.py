@@ -135,7 +135,7 @@ def test_what_several_runs_need_is_computed_once(project):
 
 
 def test_who_waits_says_for_whom_and_takes_the_result(project):
-    first = project.start("flow.py:one", SLEEP="3")
+    first = project.start("flow.py:one", SLEEP="8")  # longer than a driver takes to start on a busy machine
     project.wait_for("slow 1")
     second = project.start("flow.py:one")
     assert ended(first)[0] == 0
