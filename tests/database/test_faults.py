@@ -283,5 +283,5 @@ def test_a_file_system_that_is_read_only_is_an_error_that_says_so(small_disk):
     with Ledger(url) as ledger:
         ledger.create_run(a_run())
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"ledger\.db.*check the permissions"):
+    with Ledger(url) as ledger, pytest.raises(MetadataError, match=r"ledger\.db.*needs the permission to write"):
         ledger.create_run(a_run("next"))
