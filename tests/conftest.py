@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.servers import databases
+from tests.servers.object_stores import ObjectStore, azurite
 
 S = TypeVar("S")
 
@@ -72,3 +73,10 @@ def fresh_mariadb_url(mariadb: databases.MariaDB) -> Iterator[str]:
 def server_url(request: pytest.FixtureRequest) -> str:
     """The URL of a new, empty database on each kind of server in turn."""
     return str(request.getfixturevalue(f"fresh_{request.param}_url"))
+
+
+@pytest.fixture(scope="session")
+def azure_server() -> Iterator[ObjectStore]:
+    """An Azure Blob server with a container."""
+    with azurite() as server:
+        yield server

@@ -15,9 +15,10 @@ from zenray.errors import ConfigError, MetadataError, ZenRayError
 from zenray.head import Head, is_elsewhere
 from zenray.jobs import refuse_local_ledger, refuse_local_store
 from zenray.launcher import launcher_factory
+from zenray.masking import masked_text, masked_url
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.schema import HEAD
-from zenray.stack import BUILT_IN, THIS_CLUSTER, Stack, masked_url
+from zenray.stack import BUILT_IN, THIS_CLUSTER, Stack
 from zenray.store import open_store
 from zenray.trackers import open_tracker
 
@@ -59,7 +60,7 @@ def _found(component: str, stack: Stack, check: Callable[[Stack], None], open_it
     except ZenRayError as exc:
         return Finding(component, False, str(exc))
     except Exception as exc:  # noqa: BLE001 - whatever a foreign component raises is what the check was asked for
-        return Finding(component, False, f"{type(exc).__name__}: {exc}")
+        return Finding(component, False, f"{type(exc).__name__}: {masked_text(str(exc))}")
     return Finding(component, True, f"{text} ({(time.monotonic() - began) * 1000:.0f} ms)")
 
 
@@ -122,11 +123,11 @@ def _check_metadata_store(stack: Stack) -> None:
     _require(stack, "metadata_store")
     if is_elsewhere(stack.orchestrator):
         refuse_local_ledger(stack)
-    Ledger(stack.metadata_store).database.check_driver()
+    Ledger(stack.metadata_store, **stack.metadata_store_options).database.check_driver()
 
 
 def _open_metadata_store(stack: Stack) -> str:
-    with Ledger(stack.metadata_store) as ledger:
+    with Ledger(stack.metadata_store, **stack.metadata_store_options) as ledger:
         count = sum(p.run_count for p in ledger.pipelines())
         ledger.database.check_writable()
         return f"{ledger.database.name}: schema {HEAD}, {count:,} runs"

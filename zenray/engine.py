@@ -15,41 +15,27 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-from zenray import artifacts, cache
+from zenray import artifacts, cache, policy
 from zenray.annotations import describe, may_flow
 from zenray.arguments import ArgumentTree, artifacts_in
 from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFailed, ZenRayError
 from zenray.fingerprint import Fingerprint, Fingerprints
 from zenray.futures import Artifact
 from zenray.graph import Graph
-from zenray.journal import Journal, RecordWriter, StepState
+from zenray.journal import Journal, Observer, RecordWriter, StepState
 from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
-from zenray.materializer import type_name
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
 from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
 
-LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
 CANCEL_GRACE_S = 1.0
-
-
-class Observer(Protocol):
-    """Is told what happens, for people."""
-
-    def on_step(self, state: StepState) -> None:
-        """A step run was added or has changed."""
-        ...
-
-    def on_note(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 class Coordinator:
@@ -87,6 +73,7 @@ class Coordinator:
         self._noted: set[str] = set()
         self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
+        self._pausing: list[tuple[float, StepState]] = []  # before another attempt, and until when
         self._queues: defaultdict[Resources, deque[StepState]] = defaultdict(deque)
         self._in_flight: Counter[Resources] = Counter()
         self._names: dict[str, int] = {}
@@ -165,6 +152,7 @@ class Coordinator:
         with self._lock:
             self._is_cancelled = True
             self._queues.clear()
+            self._pausing.clear()
             self._lookup.forget()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
@@ -276,6 +264,7 @@ class Coordinator:
                 self._look_up([self.steps[name] for name in ready])
             if self._lookup.is_waiting and not self._is_cancelled:
                 self._act(self._lookup.poll())
+            self._end_pauses()
             units = self._units_to_launch()
             if any(is_done() for is_done in self._awaited):
                 self._moved.notify_all()
@@ -290,8 +279,17 @@ class Coordinator:
             return  # the news of it came before there was anybody to wake
         if self._lookup.is_waiting:
             self._news.wait(POLL_S[0])
+        elif self._pausing:
+            self._news.wait(max(0.0, min(min(until for until, _ in self._pausing) - time.monotonic(), 0.5)))
         elif not self._launcher.is_blocking:
             self._news.wait(0.5)
+
+    def _end_pauses(self) -> None:
+        if self._pausing:
+            now = time.monotonic()
+            for state in [s for until, s in self._pausing if until <= now]:
+                self._enqueue(state)
+            self._pausing = [(until, state) for until, state in self._pausing if until > now]
 
     def _enqueue(self, state: StepState) -> None:
         self._queues[state.step.settings.resources].append(state)
@@ -398,7 +396,9 @@ class Coordinator:
 
     def _unit_size(self, state: StepState, queued: int) -> int:
         duration_s = self._durations.get(state.step.function)
-        if duration_s is None or duration_s > UNIT_S or state.lost_workers:
+        settings = state.step.settings
+        is_limited = settings.timeout_s is not None or settings.deadline_s is not None  # by the end of its process
+        if duration_s is None or duration_s > UNIT_S or state.lost_workers or is_limited:
             return 1
         fair_share = queued // 8  # several units for every worker, so that none is left over
         return max(1, min(MAX_UNIT, int(UNIT_S / max(duration_s, 1e-5)), fair_share))
@@ -408,7 +408,10 @@ class Coordinator:
         with self._lock:
             for state in states:
                 state.attempt += 1
-                state.started_at = state.started_at or time.time()
+                state.launched_at = time.time()
+                state.begun_at = state.begun_at or state.launched_at
+                state.limit_s = policy.limit_of(state, state.launched_at)
+                state.started_at = state.started_at or state.launched_at
                 state.status = Status.RUNNING
                 state.log_path = f"{self._log_root}/{log_name(self.run_id, state.name, state.attempt)}"
                 self._graph.start(state.name)
@@ -445,6 +448,7 @@ class Coordinator:
             log_uri=state.log_path,
             has_gpu=settings.resources.num_gpus > 0,
             is_tiny=self._durations.get(state.step.function, UNIT_S) < UNIT_S,
+            limit_s=state.limit_s,
         )
 
     def _is_trusted(self, state: StepState, index: int) -> bool:
@@ -473,20 +477,30 @@ class Coordinator:
                 self._durations[state.step.function] = max(seconds, 0.7 * known + 0.3 * seconds)
             self._commit(state, result.outputs, result=result)
             return
-        is_cancelled = result.failure.kind == "cancelled"
+        self._take_failure(state, result)
+
+    def _take_failure(self, state: StepState, result: AttemptResult) -> None:
+        assert result.failure is not None
+        failure = policy.explained(state, result.failure, time.time())
+        is_cancelled = failure.kind == "cancelled"
+        result = replace(policy.with_left_log(state, result), failure=failure)
         self._journal.attempt(state, result, Status.CANCELLED if is_cancelled else Status.FAILED)
         if self._is_cancelled:
             return
-        if result.failure.kind == "cluster":
-            raise ClusterError(result.failure.message)  # it is the run's end, not this step's
-        is_lost = result.failure.kind == "worker"
-        if self._may_retry(state, result.failure):
-            why = "lost its process, which counts as no retry" if is_lost else f"failed ({result.failure.type_name})"
-            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again")
-            self._enqueue(state)
+        if failure.kind == "cluster":
+            for other in [s for s in self.steps.values() if s.status is Status.RUNNING]:
+                self._fail(other, failure)
+            raise ClusterError(failure.message)  # it is the run's end too
+        pause_s = policy.pause_s(state, failure, time.time())
+        is_lost = failure.kind == "worker"
+        if pause_s is not None:
+            why = "lost its process, which counts as no retry" if is_lost else f"failed ({failure.type_name})"
+            when = f" in {pause_s:.1f} s" if pause_s else ""
+            self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again{when}")
+            self._pausing.append((time.monotonic() + pause_s, state))
         else:
             times = f" ({state.lost_workers} times)" if is_lost else ""
-            self._fail(state, replace(result.failure, message=result.failure.message + times))
+            self._fail(state, replace(failure, message=failure.message + times))
 
     def _note_changes(self, state: StepState, result: AttemptResult) -> None:
         """Say what of a step's code is not, or no longer, what its key was made of."""
@@ -499,17 +513,6 @@ class Coordinator:
         else:
             return
         self._note(text, about=f"changes of {state.step.name!r}")
-
-    def _may_retry(self, state: StepState, failure: Failure) -> bool:
-        settings = state.step.settings
-        if failure.kind == "worker":
-            state.lost_workers += 1
-            return state.lost_workers <= LOST_WORKER_RETRIES
-        if failure.kind != "user" or state.attempt - state.lost_workers > settings.retries:
-            return False
-        # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
-        wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
-        return bool(wanted.intersection(failure.bases))
 
     def _commit(
         self,

@@ -8,6 +8,7 @@ Runs in: anywhere.
     ├── ConfigError              a stack, a setting or the environment
     ├── NotFoundError            a name or id that is not there (also a LookupError)
     ├── StepFailed               a step's own exception, or what ended it
+    ├── StepTimedOut             raised inside a step that takes too long (also a TimeoutError)
     ├── OutputError              a step's return value that is not what it declares
     ├── RunCancelled             the run was stopped on request
     ├── RunLostError             another process has taken the run over
@@ -50,6 +51,10 @@ class NotFoundError(ZenRayError, LookupError):
 
 class StepFailed(ZenRayError):
     """Raised when a run ends because a step failed; the step's own exception is the cause."""
+
+
+class StepTimedOut(ZenRayError, TimeoutError):
+    """Raised in a step when its attempt has lasted as long as ``timeout`` or ``deadline`` allow."""
 
 
 class OutputError(ZenRayError):

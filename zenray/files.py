@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from zenray.errors import DefinitionError, StoreError
 from zenray.hashing import digest_value
+from zenray.masking import secrets_of, without
 
 if TYPE_CHECKING:
     from zenray.store.remote import Outside
@@ -42,7 +43,7 @@ class File:
 
     def __post_init__(self) -> None:
         if self.by not in _BY:
-            raise DefinitionError(f"File({self.url!r}, by={self.by!r}): by is 'content' or 'stat'")
+            raise DefinitionError(f"{self!r}: by is 'content' or 'stat'")
 
     def __repr__(self) -> str:
         return f"File({_shown_url(self.url)!r}, by={self.by!r})"
@@ -228,11 +229,9 @@ def _shown_url(url: str) -> str:
 def _masked(text: str, url: str) -> str:
     if _local(url) is not None:
         return text
-    parts = urlsplit(url)
-    secrets = (parts.netloc.rpartition("@")[0], parts.password, parts.query)
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "***")
-    return text
+    login, query = re.match(r"[^/?#]*://([^/?#]*)@", url), url.partition("?")[2]
+    # The query as a whole: which of its names sign an address, its server alone knows.
+    return without(text, {*secrets_of(url), login[1] if login else "", query, query.partition("#")[0]})
 
 
 def _remote(url: str) -> "Outside":

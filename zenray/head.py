@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from zenray.errors import ClusterError, ConfigError, NotFoundError, suggest
+from zenray.masking import masked_url
 from zenray.settings import IGNORE_FILE
-from zenray.stack import masked_url
 
 OLDEST_RAY = (2, 60)
 CONNECT_S, ANSWER_S, UPLOAD_S = 10.0, 60.0, 600.0

@@ -22,9 +22,10 @@ from typing import Any, TextIO
 from zenray import bundle
 from zenray.errors import ClusterError, ConfigError, DefinitionError, NotFoundError, RunCancelled
 from zenray.head import RAYS_OWN, Head, NoAnswerError
+from zenray.masking import masked_url
 from zenray.model import Json
 from zenray.settings import IGNORE_FILE, current_folder, find_repository, home
-from zenray.stack import THIS_CLUSTER, Stack, StackFile, masked_url, with_components
+from zenray.stack import THIS_CLUSTER, Stack, StackFile, with_components
 
 PATIENCE_S = 120.0  # without an answer, before a job is followed no more
 POLL_S, LONGEST_POLL_S = 0.5, 10.0

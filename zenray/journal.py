@@ -60,10 +60,25 @@ class StepState:
     refusal: str = ""  # why the cached result that was found could not be used
     awaits: str = ""  # the run that computes the same just now
     holds_claim: bool = False  # on its key, which ends with what is committed for it
+    begun_at: float | None = None  # when its first attempt was launched
+    launched_at: float = 0.0  # its last attempt
+    limit_s: float | None = None  # for that
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""
     metadata: Mapping[str, Json] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Is told what happens, for people."""
+
+    def on_step(self, state: StepState) -> None:
+        """A step run was added or has changed."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something the user should know."""
+        ...
 
 
 class Journal:

@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from zenray.errors import ConfigError, suggest
+from zenray.masking import masked_url
 from zenray.model import AttemptResult, CodeRef, Resources, StepCall
-from zenray.stack import masked_url
 from zenray.step import Step
 
 Done = Callable[[Sequence[AttemptResult]], None]

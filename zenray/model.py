@@ -203,14 +203,15 @@ class StepCall:
     log_uri: str
     has_gpu: bool = False
     is_tiny: bool = False  # its log need not be followed while it runs
+    limit_s: float | None = None  # how long the attempt may take
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an attempt did not succeed; ``kind`` decides about another attempt.
 
-    Kinds: ``user`` (the step raised), ``output`` (a value that does not fit or cannot be stored), ``worker``
-    (process or node lost), ``cluster`` (all of it is gone), ``store``, ``code`` (source changed under
+    Kinds: ``user`` (the step raised), ``timeout``, ``output`` (a value that does not fit or cannot be stored),
+    ``worker`` (process or node lost), ``cluster`` (all of it is gone), ``store``, ``code`` (source changed under
     the run), ``impossible``, ``cancelled``.
     """
 

@@ -21,6 +21,7 @@ from typing import Any, TextIO, cast
 from zenray.journal import StepState
 from zenray.model import Status
 from zenray.runner import RunObserver, RunRequest
+from zenray.units import seconds_text
 
 TURN_S = 0.1
 SUMMARY_S = 1.0
@@ -109,7 +110,7 @@ class PlainView(RunObserver):
     def on_note(self, text: str) -> None:
         """Queue a warning."""
         self._news.append(f"warning: {text}")
-        if self._is_inline:
+        if self._thread is None:
             self._turn()
 
     def on_remark(self, text: str) -> None:
@@ -122,6 +123,7 @@ class PlainView(RunObserver):
         self._closing.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
+            self._thread = None
         self._turn()
         self._close()
         first, *others = summary(self._run_id, self._pipeline, status, states, time.monotonic() - self._started_at)
@@ -402,18 +404,6 @@ def shortened(text: str, width: int = 120) -> str:
     """Return the first line of a text, cut between words where it is long."""
     line = text.partition("\n")[0]
     return line if len(line) <= width else (line[:width].rpartition(" ")[0] or line[:width]) + " ..."
-
-
-def seconds_text(duration_s: float) -> str:
-    """Return a duration for people: ``0.05 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if duration_s < 0.1:
-        return f"{max(duration_s, 0.0):.2f} s"
-    if duration_s < 60:
-        return f"{duration_s:.1f} s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    if minutes < 60:
-        return f"{minutes} min {seconds} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _amount(name: str, amount: float | str) -> str:

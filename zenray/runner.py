@@ -24,11 +24,12 @@ from typing import Any
 from zenray import artifacts
 from zenray.cluster import RayLauncher
 from zenray.context import enclosing_runs
-from zenray.engine import Coordinator, Observer
+from zenray.engine import Coordinator
 from zenray.errors import ConfigError, RunCancelled, StepFailed, ZenRayError, is_huge, shown
 from zenray.inline import InlineLauncher
-from zenray.journal import StepState
+from zenray.journal import Observer, StepState
 from zenray.launcher import Launcher, launcher_factory
+from zenray.masking import masked_text, masked_url
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
@@ -36,11 +37,12 @@ from zenray.model import Json, Status
 from zenray.recovery import mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
-from zenray.stack import THIS_CLUSTER, Stack, masked_url
+from zenray.stack import THIS_CLUSTER, Stack
 from zenray.step import calling
 from zenray.store import Store, ledger_name, open_store
-from zenray.trackers import TrackedRun, open_tracker
+from zenray.trackers import TrackedRun, open_for_run
 from zenray.trackers.reporting import Reporter
+from zenray.waiting import Waiter
 
 LEASE_S = 30.0
 MAX_PARAMETER = 10_000  # characters of a recorded parameter that is no number or text
@@ -97,13 +99,14 @@ def run(request: RunRequest, observer: RunObserver) -> str:
     Raises StepFailed (the step's own exception as its cause), RunCancelled, or what the pipeline's function raised.
     Whatever happens, the run is recorded as ended.
     """
-    store = open_store(request.stack.artifact_store, request.stack.artifact_store_options)
+    stack, waiter = request.stack, Waiter(observer.on_note)
+    store = open_store(stack.artifact_store, stack.artifact_store_options, waiter=waiter)
     tracking = _tracking(request)
-    tracker = open_tracker(tracking) if tracking else None
-    launcher = _launcher(request.stack, tracking)  # before there is a run: a package's may refuse
+    tracker = open_for_run(tracking) if tracking else None
+    launcher = _launcher(stack, tracking)  # before there is a run: a package's may refuse
     store.reach()
-    with Ledger(request.stack.metadata_store) as ledger:
-        store.create_named(ledger_name(ledger.ledger_id()), masked_url(request.stack.metadata_store).encode())
+    with Ledger(stack.metadata_store, **stack.metadata_store_options, waiter=waiter) as ledger:
+        store.create_named(ledger_name(ledger.ledger_id()), masked_url(stack.metadata_store).encode())
         run_id = request.run_id or new_run_id()
         record = _record(run_id, request)
         ledger.create_run(record)
@@ -231,7 +234,8 @@ def _launcher(stack: Stack, tracking: Mapping[str, Any]) -> Launcher | None:
         raise
     except Exception as exc:
         raise ConfigError(
-            f"the orchestrator {masked_url(stack.orchestrator)!r} could not be opened: {type(exc).__name__}: {exc}; "
+            f"the orchestrator {masked_url(stack.orchestrator)!r} could not be opened: "
+            f"{type(exc).__name__}: {masked_text(str(exc))}; "
             "repair the package that provides it"
         ) from exc
 

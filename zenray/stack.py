@@ -15,36 +15,35 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from zenray import masking
 from zenray.errors import ConfigError, suggest
 from zenray.model import Json
 from zenray.settings import home
+from zenray.waiting import retry_s_of
 
 BUILT_IN = ("local", "inline")
 THIS_CLUSTER = "this-cluster"  # the orchestrator of a stack that a job has brought into its Ray cluster
 COMPONENTS = ("orchestrator", "artifact_store", "metadata_store", "model_deployer", "experiment_tracker")
-_WITH_URL = COMPONENTS[:3]
-_WITH_OPTIONS = ("orchestrator", "artifact_store", "experiment_tracker", "model_deployer")
 MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1 << 16, 20, 100  # of a file, of lists and mappings in it, of a number
 _TYPES = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_SECRET = re.compile(
-    r"secret|passw|passphrase|pwd|token|credential|(api|access|account|private)_?key|connection_string|^key$|sas|^auth",
-    re.I,
-)
-_PARAMETER = re.compile(r"([?&;][^=&;]*(?:passw|secret|token|key|sig)[^=&;]*=)(?!\$\{)([^&;#\s]+)", re.I)
-# A password may hold '/' and '@': the last '@' ends it.
-_URL_LOGIN = re.compile(r"(?P<head>[A-Za-z][\w+.-]*://[^/@\s:]*):(?P<password>\S*)@")
+_REFERENCES = re.compile(r"(\$\{[^}]*\})+")
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Named components; options of the artifact store go to its fsspec file system. Nothing secret is in its repr."""
+    """Named components; nothing secret is in its repr.
+
+    Options of the artifact store go to its fsspec file system, but for ``retry_s``, the only one of the metadata store:
+    for how long one that is away is waited for.
+    """
 
     name: str
     orchestrator: str = field(repr=False)
     artifact_store: str = field(repr=False)
     metadata_store: str = field(repr=False)
     artifact_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata_store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     orchestrator_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     model_deployer: Mapping[str, Any] | None = field(default=None, repr=False)
     experiment_tracker: Mapping[str, Any] | None = field(default=None, repr=False)
@@ -85,10 +84,9 @@ class StackFile:
         orchestrator, orchestrator_options = self.orchestrator()
         store, store_options = self._component("artifact_store", default.artifact_store)
         metadata, metadata_options = self._component("metadata_store", default.metadata_store)
-        if metadata_options:
-            name = next(iter(metadata_options))
+        for name in metadata_options.keys() - {"retry_s"}:
             raise self.error(
-                f"'metadata_store' has no option {name!r}: put it into the URL, as in "
+                f"'metadata_store' has no option {name!r}, only 'retry_s': put it into the URL, as in "
                 "'postgresql+psycopg://user:${env:PASSWORD}@host/database'",
                 f"metadata_store.{name}",
             )
@@ -97,7 +95,8 @@ class StackFile:
             orchestrator=orchestrator,
             artifact_store=self._located("artifact_store", store),
             metadata_store=self._located("metadata_store", metadata),
-            artifact_store_options=store_options,
+            artifact_store_options=self._patient("artifact_store", store_options),
+            metadata_store_options=self._patient("metadata_store", metadata_options),
             orchestrator_options=orchestrator_options,
             model_deployer=self._deployer(),
             experiment_tracker=self._tracker(),
@@ -116,11 +115,18 @@ class StackFile:
 
     def masked(self) -> dict[str, Json]:
         """Return the components for people: literal secrets as ``***``, references as they stand."""
-        return {name: masked(value, name) for name, value in self.components.items()}
+        return dict(_without_secrets(self.components, lambda path: masking.MASK))
 
     def literal_secrets(self) -> tuple[str, ...]:
         """Return where secrets are written out, such as ``artifact_store.secret``."""
-        return _secrets_in(self.components)
+        found: list[str] = []
+
+        def note(path: masking.Path) -> str:
+            found.append(".".join(path))
+            return ""
+
+        _without_secrets(self.components, note)
+        return tuple(dict.fromkeys(found))
 
     def error(self, text: str, place: str) -> ConfigError:
         """Return an error that points at a component or option of the file."""
@@ -140,6 +146,15 @@ class StackFile:
                 f"{name!r} must be a URL, or a mapping with 'url' and options, got {self._written(name)!r}", name
             )
         return url, options
+
+    def _patient(self, name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options with ``retry_s`` as a number."""
+        if "retry_s" not in options or self.is_shown:
+            return options
+        try:
+            return {**options, "retry_s": retry_s_of(options["retry_s"], repr(name))}
+        except ConfigError as exc:
+            raise self.error(str(exc), f"{name}.retry_s") from None
 
     def _checked_orchestrator(self, value: str) -> str:
         if value in (*BUILT_IN, THIS_CLUSTER) or re.match(r"[A-Za-z][\w+.-]*://", value):
@@ -172,7 +187,7 @@ class StackFile:
 
     def _written(self, name: str) -> Json:
         """Return a component for a message, as it stands in the file."""
-        return masked(self.components.get(name), name)
+        return self.masked().get(name)
 
     def _tracker(self) -> Mapping[str, Any] | None:
         raw = self._resolved("experiment_tracker", self.components.get("experiment_tracker"))
@@ -298,7 +313,7 @@ def exported(path: Path | None, name: str) -> tuple[str, tuple[str, ...]]:
     if not found.literal_secrets():
         return text_of(path), ()
     text = text_of(path)
-    changed = replaced_secrets(found.components, variable)
+    changed = _without_secrets(found.components, lambda path: "${env:" + variable("_".join(path)) + "}")
     changes = {k: v for k, v in changed.items() if v != found.components[k]}
     return with_components(text, changes, path), tuple(variables)
 
@@ -342,57 +357,13 @@ def _dumped(value: Json) -> str:
     return str(yaml.safe_dump(value, sort_keys=False))
 
 
-def masked(value: Json, name: str = "") -> Json:
-    """Return a component's value for people: what looks like a secret, unless it is a reference, as ``***``."""
-    return _without_secrets(value, (name,) if name else (), lambda path: "***")
+def _without_secrets(components: Mapping[str, Json], instead: Callable[[masking.Path], str]) -> Mapping[str, Json]:
+    """Return components with ``instead(path)`` for every secret that is written out; a reference stays."""
 
+    def changed(path: masking.Path, secret: Json) -> Json:
+        return secret if isinstance(secret, str) and _REFERENCES.fullmatch(secret) else instead(path)
 
-def masked_url(text: str) -> str:
-    """Return a URL with its password, also one given as a parameter, as ``***``; references stay."""
-    return str(_without_secrets(text, (), lambda path: "***"))
-
-
-def replaced_secrets(components: Mapping[str, Json], name: Callable[[str], str]) -> dict[str, Json]:
-    """Return components with each literal secret replaced by a reference to the variable that ``name`` gives for it."""
-
-    def reference(path: tuple[str, ...]) -> str:
-        return "${env:" + name("_".join(path)) + "}"
-
-    return {k: _without_secrets(v, (k,), reference) for k, v in components.items()}
-
-
-def _secrets_in(components: Mapping[str, Json]) -> tuple[str, ...]:
-    """Return the places of literal secrets."""
-    found: list[str] = []
-
-    def note(path: tuple[str, ...]) -> str:
-        found.append(".".join(path))
-        return ""
-
-    for name, value in components.items():
-        _without_secrets(value, (name,), note)
-    return tuple(dict.fromkeys(found))
-
-
-def _without_secrets(value: Json, path: tuple[str, ...], instead: Callable[[tuple[str, ...]], str]) -> Json:
-    """Return a value with ``instead(path)`` for every literal secret in it; a reference, and what is empty, stays."""
-    is_secret = len(path) > 1 and (_SECRET.search(path[-1]) is not None or path[-2] == "headers")
-    if is_secret and value not in (None, "", {}, []) and not (isinstance(value, str) and _REFERENCE.fullmatch(value)):
-        return instead(path)
-    if isinstance(value, Mapping):
-        return {k: _without_secrets(v, (*path, str(k)), instead) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(v, path, instead) for v in value]
-    if not isinstance(value, str):
-        return value
-
-    def login(found: re.Match[str]) -> str:
-        is_open = not found["password"] or _REFERENCE.fullmatch(found["password"])
-        return found[0] if is_open else f"{found['head']}:{instead(path)}@"
-
-    text = _URL_LOGIN.sub(login, value)
-    text = re.sub(r"(https?://)(?!\$\{)([^/@\s:]+)@", lambda m: f"{m[1]}{instead(path)}@", text)
-    return _PARAMETER.sub(lambda m: m[1] + instead(path), text)
+    return masking.replaced(components, changed)  # type: ignore[no-any-return]
 
 
 def _lines(node: Any, prefix: str, path: Path) -> Iterator[tuple[str, int]]:

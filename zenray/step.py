@@ -55,6 +55,9 @@ class StepOptions:
     resources: Resources = field(default_factory=Resources)
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    retry_delay_s: float = 0.0
+    timeout_s: float | None = None
+    deadline_s: float | None = None
     cache: bool = True
     cache_expiry_s: float | None = None
     ignore: tuple[str, ...] = ()
@@ -157,9 +160,12 @@ def step(function: Callable[P, Any] | None = None, /, **options: Any) -> Any:
         function: the function; its annotations declare the outputs (``Annotated[T, "name"]``, tuples for several).
         **options: Ray's own ``num_cpus``, ``num_gpus`` (fractions allowed), ``memory`` (bytes, or ``"8GiB"``),
             ``resources`` (a mapping) and ``accelerator_type``; ``name``; ``retries`` (further attempts after an
-            exception) and ``retry_on`` (exception classes); ``cache=False``, ``cache_expiry`` (seconds, or ``"7d"``),
-            ``ignore`` (arguments that are not part of the cache key), ``salt`` (any text that is);
-            ``allow_pickle=True`` for outputs without a materializer; ``tags``.
+            exception), ``retry_on`` (exception classes) and ``retry_delay`` (before the first of them; twice as long
+            before each further one); ``timeout`` of one attempt and ``deadline`` of all, from the launch of the first
+            (seconds, or ``"2h"``): then StepTimedOut, a TimeoutError, is raised in the step, and 5 s later its process
+            is ended; ``cache=False``, ``cache_expiry`` (seconds, or ``"7d"``), ``ignore`` (arguments that are not part
+            of the cache key), ``salt`` (any text that is); ``allow_pickle=True`` for outputs without a materializer;
+            ``tags``.
 
     Raises:
         DefinitionError: for an unknown option or one that makes no sense, and for what is not a plain function.
@@ -187,9 +193,12 @@ def _rebuild(function: Callable[..., Any], options: StepOptions) -> Step[Any]:
 
 _RESOURCE_OPTIONS = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type")
 _OPTIONS = (
-    *_RESOURCE_OPTIONS, "name", "retries", "retry_on", "cache", "cache_expiry", "ignore", "salt", "allow_pickle",
-    "tags",
+    *_RESOURCE_OPTIONS, "name", "retries", "retry_on", "retry_delay", "timeout", "deadline", "cache", "cache_expiry",
+    "ignore", "salt", "allow_pickle", "tags",
 )  # fmt: skip
+
+
+_DURATIONS = {"cache_expiry", "timeout", "deadline", "retry_delay"}
 
 
 def _parsed(current: StepOptions, changes: Mapping[str, Any]) -> StepOptions:
@@ -198,8 +207,8 @@ def _parsed(current: StepOptions, changes: Mapping[str, Any]) -> StepOptions:
             raise DefinitionError(f"step {current.name!r}: unknown option {option!r}; {suggest(option, _OPTIONS)}")
     asked = {k: v for k, v in changes.items() if k in _RESOURCE_OPTIONS}
     values = {k: _checked(current.name, k, v) for k, v in changes.items() if k not in _RESOURCE_OPTIONS}
-    if "cache_expiry" in values:
-        values["cache_expiry_s"] = values.pop("cache_expiry")
+    for option in _DURATIONS & values.keys():
+        values[f"{option}_s"] = values.pop(option)
     return replace(current, resources=_resources(current.name, current.resources, asked), **values)
 
 
@@ -215,9 +224,10 @@ def _checked(step_name: str, option: str, value: Any) -> Any:
             is_valid = all(isinstance(v, type) and issubclass(v, BaseException) for v in value)
         case "cache" | "allow_pickle":
             is_valid = isinstance(value, bool)
-        case "cache_expiry":
+        case "cache_expiry" | "timeout" | "deadline" | "retry_delay":
             read = duration_s(value)
-            is_valid = value is None or read is not None
+            is_valid = read is not None or (value is None and option != "retry_delay")
+            is_valid &= read != 0 or option not in ("timeout", "deadline")
             value = read if is_valid else value
         case "salt":
             is_valid = isinstance(value, str)

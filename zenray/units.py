@@ -25,6 +25,18 @@ def size_bytes(value: Any) -> int | None:
     return None if found is None else int(found)
 
 
+def seconds_text(duration_s: float) -> str:
+    """Return a duration for people: ``0.05 s``, ``12.3 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if duration_s < 0.1:
+        return f"{max(duration_s, 0.0):.2f} s"
+    if duration_s < 60:
+        return f"{duration_s:.1f} s"
+    minutes, seconds = divmod(round(duration_s), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def _amount(value: Any, units: dict[str, Any]) -> float | None:
     factor = 1.0
     if isinstance(value, str):

@@ -34,7 +34,7 @@ class Books:
         """The metadata store."""
         from zenray.metadata.ledger import Ledger
 
-        return Ledger(self.stack.metadata_store)
+        return Ledger(self.stack.metadata_store, **self.stack.metadata_store_options)
 
     @cached_property
     def store(self) -> "Store":

@@ -28,8 +28,9 @@ import zenray_materializers
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
-from zenray.errors import OutputError, StoreError, ZenRayError, shown
+from zenray.errors import OutputError, StepTimedOut, StoreError, ZenRayError, shown
 from zenray.files import File, Folder
+from zenray.limits import can_limit, time_limit
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.step import active_caller
@@ -64,7 +65,7 @@ def begin_step(
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
                 with entered(context):
-                    prepared = _run(call, function, store)
+                    prepared = _run(call, function, store, is_own_process=not is_tee)
                 outputs = tuple(p.manifest for p in prepared)
                 writes = [_begin(p.publish, store) for p in prepared]
             except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
@@ -73,6 +74,8 @@ def begin_step(
                     sys.stderr.write(failure.traceback)
             is_over = True
             notes = _let_go(context)
+            if call.limit_s is not None and not can_limit():
+                notes = (*notes, "its timeout is not watched: it ran in a thread that no signal can interrupt")
     except OSError as exc:
         notes = (
             *notes,
@@ -165,12 +168,14 @@ def _let_go(context: StepContext) -> tuple[str, ...]:
     """Close a step's context; a tracker that fails does not fail the step."""
     try:
         context.close()
-    except Exception as exc:  # noqa: BLE001 - a foreign client can raise anything
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - a foreign client can raise anything
         return (f"the experiment tracker could not be closed: {type(exc).__name__}: {cut(str(exc), 200)}",)
     return ()
 
 
-def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[artifacts.Prepared]:
+def _run(
+    call: StepCall, function: Callable[..., Any], store: Store, *, is_own_process: bool
+) -> list[artifacts.Prepared]:
     args, kwargs = pickle.loads(call.arguments)
     values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
     files: list[File | Folder] = []
@@ -178,7 +183,8 @@ def _run(call: StepCall, function: Callable[..., Any], store: Store) -> list[art
     # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
     token = active_caller.set(None)
     try:
-        with _in_one_process():
+        limit = time_limit(call.limit_s, step_name=call.name, is_own_process=is_own_process)
+        with _in_one_process(), limit:
             result = function(*args, **kwargs)
             if inspect.iscoroutine(result):
                 import asyncio
@@ -275,6 +281,8 @@ def describe_failure(exc: BaseException) -> Failure:
     kind = "user"
     if isinstance(exc, KeyboardInterrupt):
         kind = "cancelled"
+    elif isinstance(exc, StepTimedOut):
+        kind = "timeout"
     elif isinstance(exc, OutputError):
         kind = "output"
     elif isinstance(exc, StoreError):

@@ -30,6 +30,7 @@ from zenray.settings import current_folder
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
+from zenray.waiting import Waiter
 from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
 
 # What Ray sets in each worker process: its own settings, and the accelerators that it has given to the task.
@@ -88,7 +89,10 @@ class Workplace:
         if Path(context.cwd).is_dir():
             os.chdir(context.cwd)
         use_table(context.materializers)
-        self._store: Store = open_store(context.store_uri, context.store_options)
+        self._log = ""  # of the calls at work
+        # The driver has reached the store: that it is away now is no wrong address.
+        waiter = Waiter(self._tell)
+        self._store: Store = open_store(context.store_uri, context.store_options, waiter=waiter, is_reached=True)
         self._functions: dict[tuple[CodeRef, str], _Known] = {}
         self._fingerprints = Fingerprints()
         self._tracker = WorkerTracker(context.tracker) if context.tracker else None
@@ -105,6 +109,7 @@ class Workplace:
     def run(self, calls: Sequence[StepCall]) -> list[AttemptResult]:
         """Run calls one after another; when they turn out slow, give the rest back for other workers."""
         until = time.monotonic() + SLOW_UNIT_S
+        self._log = calls[0].log_uri
         attempts: list[Attempt] = []
         for call in calls:
             if attempts and time.monotonic() > until:
@@ -112,6 +117,13 @@ class Workplace:
             else:
                 attempts.append(self._begin_one(call))
         return [attempt.result() for attempt in attempts]
+
+    def _tell(self, text: str) -> None:
+        """Say what is waited for in the log of a call at work, where the driver sees it."""
+        with suppress(OSError):  # that the log cannot be written is noted when the step prints
+            Path(self._log).parent.mkdir(parents=True, mode=0o700, exist_ok=True)
+            with Path(self._log).open("a", encoding="utf-8") as log:
+                log.write(f"zenray: {text}\n")
 
     def _begin_one(self, call: StepCall) -> Attempt:
         if not call.has_gpu:

@@ -66,3 +66,9 @@ class TestGcs(Remote):
     @pytest.fixture(autouse=True)
     def _place(self, gcs: ObjectStore) -> None:
         self.uri, self.options = f"{gcs.uri}/{uuid.uuid4().hex}", dict(gcs.options)
+
+
+class TestAzure(Remote):
+    @pytest.fixture(autouse=True)
+    def _place(self, azure_server: ObjectStore) -> None:
+        self.uri, self.options = f"{azure_server.uri}/{uuid.uuid4().hex}", dict(azure_server.options)

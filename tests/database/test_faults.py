@@ -262,8 +262,8 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_is_an_error_that_says_so_and_the_records_before_stay(small_disk):
     url = f"sqlite:///{small_disk}/ledger.db"
-    with Ledger(url) as ledger:
-        writer = LedgerWriter(ledger, "run", live_run(ledger, "run"), delay_s=0, retry_s=0.2)
+    with Ledger(url, retry_s=0.2) as ledger:
+        writer = LedgerWriter(ledger, "run", live_run(ledger, "run"), delay_s=0)
         for changes in results("run", range(10)):
             writer.record(*changes)
         writer.flush()

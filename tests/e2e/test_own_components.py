@@ -106,7 +106,7 @@ def test_an_installed_materializer_tracker_and_store_serve_a_run(project: Path, 
     values = {k: v for line in lines if line["event"] == "values" for k, v in dict(line["values"]).items()}  # type: ignore[call-overload]
     assert values == {"fit.degree": 2, "value_at.output": 17.0}
     assert lines[-1]["status"] == "succeeded"
-    assert list((project / "shelf").rglob("*.jsonl"))
+    assert list((project / "shelf" / "packs").rglob("*.jsonl"))
 
 
 def test_the_installed_materializer_is_listed_with_its_entry_point(project: Path, installed: Path) -> None:

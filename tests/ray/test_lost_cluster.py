@@ -93,4 +93,4 @@ def test_a_run_whose_cluster_ends_fails_soon(home: Path, tmp_path: Path, way: st
     assert run.status == "failed"
     assert run.record.error is not None
     assert run.record.error["type"] == "ClusterError"
-    assert {n: str(s.status) for n, s in run.steps.items()} == {"quick": "succeeded", "slow": "cancelled"}
+    assert {n: str(s.status) for n, s in run.steps.items()} == {"quick": "succeeded", "slow": "failed"}

@@ -24,6 +24,7 @@ from zenray.store import Store, object_name, open_store
 from zenray.store.faults import Patience
 from zenray.store.remote import RemoteStore
 from zenray.views import Books
+from zenray.waiting import Server
 
 DATA = os.urandom(40 << 20)  # five parts
 
@@ -128,9 +129,9 @@ def test_what_does_not_come_back_is_given_up_with_advice(s3: ObjectStore, proxy:
     proxy.http_status = 503
     store = behind(proxy, s3)
     assert isinstance(store, RemoteStore)
-    patience = Patience(s3.uri, [SECRET], retry_s=1.0)
+    patience = Patience(Server(f"the artifact store {s3.uri!r}", retry_s=1.0), [SECRET])
     message = error_of(lambda: patience.call("read", store._fs.cat_file, f"{BUCKET}/x", start=0, end=9))
-    assert "did not answer properly" in message
+    assert "did not answer properly for " in message
     assert s3.uri in message
 
 

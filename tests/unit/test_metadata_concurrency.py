@@ -259,9 +259,9 @@ def test_a_database_that_is_locked_for_a_while_is_waited_for(path):
 
 
 def test_a_database_that_stays_locked_is_reported(path):
-    with Ledger(f"sqlite:///{path}", busy_timeout_s=0.05) as ledger:
+    with Ledger(f"sqlite:///{path}", busy_timeout_s=0.05, retry_s=0.3) as ledger:
         ledger.create_run(RunRecord("run", "p", Status.RUNNING, 1.0))
-        writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0, retry_s=0.3)
+        writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
         writer.flush()
         holder = locked(path)
         with pytest.raises(MetadataError, match="SQLITE_BUSY"):  # noqa: PT012 - the first renewal may find it out before
@@ -273,7 +273,8 @@ def test_a_database_that_stays_locked_is_reported(path):
 
 
 def test_a_file_damaged_under_a_writer_is_reported(ledger, path):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0, retry_s=0.2)
+    ledger.database.server.retry_s = 0.2
+    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
     writer.flush()
     ledger.close()
     for suffix in ("-wal", "-shm"):
@@ -289,9 +290,9 @@ def test_a_file_damaged_under_a_writer_is_reported(ledger, path):
 def test_a_file_system_without_room_is_reported(path):
     code = """
 import resource, signal
-ledger = Ledger(url)
+ledger = Ledger(url, retry_s=0.2)
 ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0))
-writer = LedgerWriter(ledger, run_id, ledger.acquire_lease(run_id, "me", ttl_s=60), delay_s=0, retry_s=0.2)
+writer = LedgerWriter(ledger, run_id, ledger.acquire_lease(run_id, "me", ttl_s=60), delay_s=0)
 writer.flush()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

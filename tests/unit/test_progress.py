@@ -13,9 +13,10 @@ from zenray import step
 from zenray.journal import StepState
 from zenray.model import Failure, Status, StoredFile, artifact_digest
 from zenray.model import Manifest as ManifestRecord
-from zenray.progress import MAX_LINES, LiveView, LogTail, PlainView, seconds_text, size_text
+from zenray.progress import MAX_LINES, LiveView, LogTail, PlainView, size_text
 from zenray.runner import RunRequest
 from zenray.stack import Stack
+from zenray.units import seconds_text
 
 
 @step
@@ -308,7 +309,15 @@ def test_a_log_that_is_not_there_has_no_lines(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.004, "0.00 s"), (0.05, "0.05 s"), (1.23, "1.2 s"), (59.9, "59.9 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")],
+    [
+        (0.004, "0.00 s"),
+        (0.05, "0.05 s"),
+        (1.23, "1.2 s"),
+        (59.9, "59.9 s"),
+        (200, "3 min 20 s"),
+        (1800, "30 min"),
+        (7500, "2 h 5 min"),
+    ],
 )
 def test_durations_are_shown_for_people(seconds, text):
     assert seconds_text(seconds) == text

@@ -1,5 +1,6 @@
 """The thread that feeds a tracker, with trackers that are slow, dead, or come back."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 import zenray
-from zenray import pipeline, step
+from zenray import checks, pipeline, step
 from zenray.errors import ConfigError
 from zenray.metadata.ledger import Ledger
 from zenray.model import Status
@@ -51,9 +52,14 @@ class Recorder:
 @dataclass
 class Seen(RunObserver):
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def on_note(self, text: str) -> None:
         self.notes.append(text)
+
+    def on_remark(self, text: str) -> None:
+        if text:
+            self.remarks.append(text)
 
 
 @step(cache=False)
@@ -119,6 +125,125 @@ def test_a_tracker_that_fails_is_warned_of_once_and_what_it_misses_is_counted(tm
     assert "ConnectionError: http://***@host refused" in note
     assert "more" not in note
     assert remark == "tracker: 15 of 15 values were not logged"
+
+
+def test_a_client_that_tries_to_end_the_process_is_warned_of_once_like_any_other(tmp_path: Path) -> None:
+    remark, seen = report(Recorder(lambda: sys.exit("not logged in")), tmp_path)
+    (note,) = seen.notes
+    assert "SystemExit: not logged in" in note
+    assert remark == "tracker: 5 of 5 values were not logged"
+
+
+FACTORIES = """
+import sys
+from pathlib import Path
+
+from zenray.errors import ConfigError
+
+
+def gives_nothing(options):
+    return None
+
+
+def ends_the_process(options):
+    sys.exit("please log in")
+
+
+def fails(options):
+    raise RuntimeError("http://user:secret@host is away")
+
+
+def refuses(options):
+    raise ConfigError("experiment_tracker: no such option")
+
+
+class EndsTheProcess:
+    def __init__(self, options):
+        pass
+
+    def start(self, run):
+        pass
+
+    def check(self):
+        pass
+
+    def attach(self, run_id):
+        return self
+
+    def log(self, *_):
+        raise SystemExit(3)
+
+    end = detach = log
+"""
+
+
+@pytest.fixture
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a package whose trackers are broken in several ways."""
+    folder = tmp_path / "place"
+    info = folder / "broken_trackers-1.dist-info"
+    info.mkdir(parents=True)
+    (folder / "broken_trackers.py").write_text(FACTORIES)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-trackers\nVersion: 1\n")
+    names = ("gives_nothing", "ends_the_process", "fails", "refuses", "EndsTheProcess")
+    points = "".join(f"{name} = broken_trackers:{name}\n" for name in names)
+    (info / "entry_points.txt").write_text(f"[zenray.trackers]\n{points}")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@step(cache=False)
+def asking(n: int) -> int:
+    assert zenray.context().tracker is not None
+    return n
+
+
+@pipeline
+def asked() -> None:
+    asking(1)
+
+
+def run_with(flavor: str, pipeline: Any, **parameters: Any) -> Seen:
+    seen = Seen()
+    stack = replace(active_stack("inline"), experiment_tracker={"flavor": flavor})
+    run_id = run(RunRequest(pipeline.name, pipeline.function, parameters, stack), seen)
+    with Ledger(stack.metadata_store) as ledger:
+        assert ledger.find_run(run_id).status is Status.SUCCEEDED
+    return seen
+
+
+@pytest.mark.usefixtures("factories")
+@pytest.mark.parametrize(
+    ("flavor", "why"),
+    [
+        ("gives_nothing", "it gave an object of type 'NoneType', which is no zenray.trackers.Tracker"),
+        ("ends_the_process", "SystemExit: please log in"),
+        ("fails", "RuntimeError: http://***@host is away"),
+    ],
+)
+def test_a_tracker_that_its_package_cannot_open_fails_no_run_but_the_check_of_its_stack(flavor: str, why: str) -> None:
+    seen = run_with(flavor, counting, count=2)
+    (note,) = seen.notes
+    assert f"the run goes on without it: experiment_tracker: flavor {flavor!r}" in note
+    assert why in note
+    assert seen.remarks == ["tracker: 10 of 10 values were not logged"]
+    stack = replace(active_stack("inline"), experiment_tracker={"flavor": flavor})
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        checks.validate(stack)
+    assert why in {f.component: f.text for f in checks.probe(stack)}["experiment_tracker"]
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_tracker_that_ends_the_process_when_it_logs_fails_neither_step_nor_run() -> None:
+    seen = run_with("EndsTheProcess", asked)
+    assert [n for n in seen.notes if "SystemExit: 3" in n and "the run goes on without it" in n]
+    assert [n for n in seen.notes if "the experiment tracker could not be closed: SystemExit: 3" in n]
+    assert seen.remarks == ["tracker: 1 of 1 values were not logged"]
+
+
+@pytest.mark.usefixtures("factories")
+def test_a_tracker_that_refuses_its_options_refuses_the_run() -> None:
+    with pytest.raises(ConfigError, match="experiment_tracker: no such option"):
+        run_with("refuses", counting, count=1)
 
 
 def test_a_tracker_that_comes_back_gets_what_it_missed(tmp_path: Path) -> None:

@@ -286,9 +286,9 @@ def copy(
 
     from zenray import artifacts
     from zenray.errors import CorruptedObjectError
+    from zenray.masking import masked_url
     from zenray.profile import active_stack, describe
     from zenray.progress import size_text
-    from zenray.stack import masked_url
     from zenray.store import ledger_name
     from zenray.views import Books
 

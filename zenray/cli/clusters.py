@@ -39,7 +39,8 @@ def status(as_json: JsonOption = False) -> None:
 
     from zenray import local_cluster
     from zenray.cli.output import time_text
-    from zenray.progress import seconds_text, size_text
+    from zenray.progress import size_text
+    from zenray.units import seconds_text
 
     found = local_cluster.status()
     if as_json:

@@ -116,6 +116,6 @@ def time_text(seconds: float | None) -> str:
 
 def duration_text(started_at: float | None, ended_at: float | None) -> str:
     """Return how long something took, or nothing."""
-    from zenray.progress import seconds_text
+    from zenray.units import seconds_text
 
     return seconds_text(ended_at - started_at) if started_at and ended_at else ""

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,18 +14,18 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from zenray.errors import MetadataError
+from zenray.masking import masked_url, secrets_of
 from zenray.metadata import migration, readonly
-from zenray.metadata.failures import READ_ONLY, is_busy, is_transient, pauses, translate
+from zenray.metadata.failures import READ_ONLY, is_busy, is_transient, translate, words
+from zenray.waiting import RETRY_S, Server, Waiter
 
 T = TypeVar("T")
-FIRST_S = 2.0  # how long a server that was never reached is tried: most likely its URL is wrong
 CONNECT_S = 5
 _READS_MAX = 20  # of a file that changes under them
 SILENCE_S = 20.0  # shorter than a run's lease
@@ -38,7 +37,6 @@ _QUOTING = "signs such as '@', '/', ':' and '%' in a user or password must be qu
 # SQLite: take the write lock at once, so that a transaction waits for its turn at its beginning, and never
 # fails half way because another process wrote in between.
 _BEGIN = {"sqlite": "BEGIN IMMEDIATE"}
-_SECRET_WORDS = "pass", "secret", "token"  # in the names of a URL's options
 # A dead network is noticed also by a connection that only waits.
 _LIBPQ = {"connect_timeout": CONNECT_S, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2}
 _LIBPQ |= {"tcp_user_timeout": round(SILENCE_S * 1000)}
@@ -51,17 +49,23 @@ class Database:
     ``sqlite://`` is a private database that is gone when this object is. Safe to use from many threads. A read
     is a statement of its own; what must hold together goes through ``write``.
 
-    A server that was reached once may go away for ``retry_s``: reads and writes wait for it. One that was never
-    reached is an error within seconds, and a wrong password at once. A connection on which a server says nothing for
-    ``silence_s`` is given up. SQLite waits ``busy_timeout_s`` for its lock; its file may be one that can only be read.
+    A server that was reached once may go away for ``retry_s``: reads and writes wait for it, and ``waiter`` is told.
+    One that was never reached is an error within seconds, and a wrong password at once. A connection on which a server
+    says nothing for ``silence_s`` is given up. SQLite waits ``busy_timeout_s`` for its lock; its file may be one that
+    can only be read.
     """
 
     def __init__(
-        self, url: str, *, busy_timeout_s: float = 60.0, retry_s: float = 60.0, silence_s: float = SILENCE_S
+        self,
+        url: str,
+        *,
+        busy_timeout_s: float = 60.0,
+        retry_s: float = RETRY_S,
+        silence_s: float = SILENCE_S,
+        waiter: Waiter | None = None,
     ) -> None:
         self._url = _parse(url)
         self._busy_timeout_s = busy_timeout_s
-        self._retry_s = retry_s
         self._silence_s = silence_s
         self._engine: Engine | None = None
         self._lock = threading.Lock()
@@ -71,9 +75,10 @@ class Database:
         self._found: readonly.State | None = None  # how a file that may only be read was when it was opened
         if self._url.get_backend_name() == "sqlite":
             self._url = self._with_absolute_path(self._url)
-            self._retry_s = 0.0  # it waits by itself
-        self._secrets = _secrets(self._url)
-        self.name = _shown(self._url)
+        written = self._url.render_as_string(hide_password=False)
+        self._secrets = secrets_of(written)
+        self.name = masked_url(written)
+        self.server = Server(f"the metadata store {self.name!r}", retry_s=retry_s, waiter=waiter)
 
     @property
     def dialect(self) -> str:
@@ -187,18 +192,23 @@ class Database:
             self._engine = None
 
     def _persist(self, work: Callable[[], T]) -> T:
+        return self.persist(work, is_tried_again=self.dialect != "sqlite")  # which has waited by itself
+
+    def persist(self, work: Callable[[], T], *, is_tried_again: bool = True) -> T:
         """Do a piece of work, again and again where the reason that it failed may pass."""
-        began_at = time.monotonic()
-        for pause_s in pauses():
-            try:
-                return work()
-            except MetadataError as exc:
-                was_reached = self._engine is not None or is_busy(exc)
-                limit_s = self._retry_s if was_reached else min(FIRST_S, self._retry_s)
-                if not is_transient(exc) or time.monotonic() + pause_s > began_at + limit_s:
-                    raise
-            time.sleep(pause_s)
-        raise AssertionError("pauses() never ends")
+        with self.server.call() as call:
+            while True:
+                try:
+                    result = work()
+                except MetadataError as exc:
+                    if not is_tried_again or not is_transient(exc):
+                        raise
+                    self.server.is_reached |= is_busy(exc)
+                    if not call.pause(words(exc.__cause__, self._secrets)):
+                        raise MetadataError(f"{exc}; it was tried{call.tried}") from exc.__cause__
+                else:
+                    call.answer()
+                    return result
 
     def _read(self, statement: Executable, parameters: Mapping[str, Any] | None) -> Sequence[Any]:
         for _ in range(_READS_MAX):
@@ -310,19 +320,6 @@ def _parse(url: str) -> URL:
     if parsed.get_backend_name() not in _DIALECTS:
         raise MetadataError(f"there is no metadata store on {parsed.get_backend_name()!r}; write it like {_EXAMPLES}")
     return parsed
-
-
-def _secrets(url: URL) -> frozenset[str]:
-    """Return what must not be shown, as it is and as it may be written in a URL."""
-    values = [str(url.password or "")]
-    values += [str(v) for k, v in url.query.items() if any(word in k.lower() for word in _SECRET_WORDS)]
-    return frozenset(form for v in values if v for form in (v, quote(v), quote(v, safe=""), quote_plus(v)))
-
-
-def _shown(url: URL) -> str:
-    """Return a URL for people, without its secrets."""
-    hidden = {k: "***" for k in url.query if any(word in k.lower() for word in _SECRET_WORDS)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _set_isolation(connection: Any, _: object) -> None:

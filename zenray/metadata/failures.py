@@ -3,13 +3,12 @@
 Runs in: driver.
 """
 
-import random
-import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from zenray.errors import MetadataError
+from zenray.masking import without
 
 _BUSY = "another process has kept it locked for too long: look for one that hangs (`lsof FILE`), then try again"
 _DAMAGED = (
@@ -53,7 +52,6 @@ _DENIED_MYSQL = (1044, 1045, 1049, 1698)
 _CONNECTING = "connection failed", "connection timeout"
 _CROWDED_WORDS = "too many clients", "too many connections", "connection slots"
 _STARTING_WORDS = "starting up", "shutting down", "in recovery mode", "not yet accepting connections"
-_PAUSE_MIN_S, _PAUSE_MAX_S = 0.05, 2.0
 
 
 def translate(
@@ -63,12 +61,19 @@ def translate(
 
     ``secrets`` are masked in the driver's words, which may repeat what it was given.
     """
-    reason = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
-    code = getattr(reason, "sqlite_errorname", "")
-    text = str(reason).strip() or type(reason).__name__
-    for secret in secrets:
-        text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    reason = _reason(exc)
+    code, text = getattr(reason, "sqlite_errorname", ""), words(reason, secrets)
     return MetadataError(f"cannot {what}: {url!r} says {text!r}{f' ({code})' if code else ''}; {_advice(exc, code)}")
+
+
+def words(exc: BaseException | None, secrets: Collection[str] = ()) -> str:
+    """Return what the driver said, with secrets masked."""
+    reason = _reason(exc)
+    return without(str(reason).strip() or type(reason).__name__, secrets)
+
+
+def _reason(exc: BaseException | None) -> BaseException | None:
+    return exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
 
 
 def is_transient(error: MetadataError) -> bool:
@@ -94,14 +99,6 @@ def is_busy(error: MetadataError) -> bool:
     return isinstance(exc, DBAPIError) and (
         _is_crowded(exc) or (_is_answer(str(exc.orig)) and any(word in str(exc.orig) for word in _STARTING_WORDS))
     )
-
-
-def pauses() -> Iterator[float]:
-    """Give the seconds to wait before each further try: growing, and uneven, so that many clients come apart."""
-    pause_s = _PAUSE_MIN_S
-    while True:
-        yield pause_s * random.uniform(0.5, 1.0)
-        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
 
 def _is_answer(text: str) -> bool:

@@ -61,11 +61,11 @@ class Ledger:
 
     Safe to use from many threads and processes. Every method is one transaction. While a run goes on its step
     runs are written by a ``LedgerWriter``. Raises MetadataError where the database cannot be used; a server that
-    goes away while it is used is waited for. ``waits_s`` are the waits of ``Database``.
+    goes away while it is used is waited for. ``options`` are those of ``Database``.
     """
 
-    def __init__(self, url: str, **waits_s: float) -> None:
-        self.database = Database(url, **waits_s)
+    def __init__(self, url: str, **options: Any) -> None:
+        self.database = Database(url, **options)
 
     def __enter__(self) -> Self:
         return self

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Self
 
 from zenray.errors import MetadataError, ZenRayError
 from zenray.metadata import leases
-from zenray.metadata.failures import is_transient, pauses
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import Change
 from zenray.metadata.rows import Batch, BatchWriter
@@ -40,7 +40,6 @@ class LedgerWriter:
         *,
         ttl_s: float = 30.0,
         delay_s: float = 0.1,
-        retry_s: float = 60.0,
         before_commit: Callable[[Sequence[Manifest]], object] = lambda manifests: None,
     ) -> None:
         self._database = ledger.database
@@ -48,7 +47,6 @@ class LedgerWriter:
         self._fence = fence
         self._ttl_s = ttl_s
         self._delay_s = delay_s
-        self._retry_s = retry_s
         self._before_commit = before_commit
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
         self._batches: BatchWriter | None = None
@@ -162,16 +160,7 @@ class LedgerWriter:
             prepared.result()
 
     def _commit(self, batch: Batch) -> None:
-        """Write a batch in one transaction; again, at growing intervals, where the reason may pass."""
-        give_up_at = time.monotonic() + self._retry_s
-        for pause_s in pauses():
-            try:
-                self._write(batch)
-                return
-            except MetadataError as exc:
-                if not is_transient(exc) or time.monotonic() + pause_s > give_up_at:
-                    raise
-            time.sleep(pause_s)
+        self._database.persist(partial(self._write, batch))
 
     def _write(self, batch: Batch) -> None:
         now = time.monotonic()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlsplit
 
+from zenray.waiting import Waiter
+
 
 class ObjectWriter(Protocol):
     """An object being written; visible under its digest once it is published, anything else leaves nothing."""
@@ -150,10 +152,14 @@ def address_of(uri: str, options: Mapping[str, Any] | None = None) -> str:
     return remote_address(uri, options or {})
 
 
-def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
+def open_store(
+    uri: str, options: Mapping[str, Any] | None = None, *, waiter: Waiter | None = None, is_reached: bool = False
+) -> Store:
     """Open a store by its URL; a plain path is a local folder, which is made where it does not exist.
 
-    Raises ConfigError for a protocol or an option that is not known; asks nothing of a remote store.
+    ``waiter`` is told while a remote store is waited for. One that was never reached is given up after seconds, where
+    not ``is_reached`` says that somebody else has. Raises ConfigError for a protocol or an option that is not known;
+    asks nothing of a remote store.
     """
     if _is_local(uri):
         from zenray.store.local import LocalStore
@@ -161,7 +167,7 @@ def open_store(uri: str, options: Mapping[str, Any] | None = None) -> Store:
         return LocalStore(address_of(uri))
     from zenray.store.remote import RemoteStore  # fsspec, as above
 
-    return RemoteStore(uri, options or {})
+    return RemoteStore(uri, options or {}, waiter=waiter, is_reached=is_reached)
 
 
 def _is_local(uri: str) -> bool:

@@ -7,17 +7,14 @@ code it carries, by ``errno``, and by the names of its classes.
 """
 
 import errno
-import random
 import socket
-import time
 from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from typing import Any, NoReturn, TypeVar
 
 from zenray.errors import StoreError
-
-RETRY_S = 60.0  # how long a call is tried again, counted from its first failure
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 8.0
+from zenray.masking import without
+from zenray.waiting import Call, Server
 
 T = TypeVar("T")
 
@@ -155,62 +152,67 @@ _ADVICE = {
         "the store refuses these credentials, or they lack a permission: check key and secret (or the environment's "
         "identity), which must be allowed to list, read, write and delete below this address"
     ),
-    Fault.NO_BUCKET: "there is no such bucket: create it, or correct the stack's artifact_store",
+    Fault.NO_BUCKET: "there is no such bucket or container: create it, or correct the stack's artifact_store",
     Fault.NO_HOST: "there is no such host: check the stack's endpoint_url, and this machine's network",
-    Fault.PASSING: "it did not answer properly: check that it is up and reachable, and run again",
+    Fault.PASSING: "it did not answer properly{tried}: check that it is up and reachable, and run again",
 }
+_ANSWERS = (Fault.MISSING, Fault.EXISTS, Fault.DENIED, Fault.NO_BUCKET)
 
 
 class Patience:
     """Calls a store's client, again while a fault may pass; what remains is a StoreError that names the store."""
 
-    def __init__(self, uri: str, secrets: Collection[str] = (), *, retry_s: float = RETRY_S) -> None:
-        self._uri = uri
-        self._secrets = tuple(s for s in secrets if s)
-        self._retry_s = retry_s
+    def __init__(self, server: Server, secrets: Collection[str] = ()) -> None:
+        self._server = server
+        self._secrets = secrets
 
     def __repr__(self) -> str:
-        return f"<patience with {self._uri}>"
+        return f"<patience with {self._server.name}>"
 
     def call(self, verb: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Return what the function returns.
 
         A missing name stays a FileNotFoundError and an existing one a FileExistsError: what they mean, the caller
-        knows. Delays double from 0.2 s to 8 s, less up to half of it at random, for 60 s from the first failure on.
+        knows.
         """
-        try:
-            return self.tried(function, *args, **kwargs)
-        except Exception as exc:  # noqa: BLE001 - each client library has exceptions of its own
-            return self._raise(exc, classify(exc), verb)
+        with self._server.call() as call:
+            try:
+                return self._tried(call, function, *args, **kwargs)
+            except Exception as exc:  # noqa: BLE001 - each client library has exceptions of its own
+                return self._raise(exc, verb, call.tried)
 
     def tried(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Return what the function returns, or raise what it raised when it is given up, as it is."""
-        until, delay_s = 0.0, FIRST_DELAY_S
+        with self._server.call() as call:
+            return self._tried(call, function, *args, **kwargs)
+
+    def _tried(self, call: Call, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         while True:
             try:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
             except Exception as exc:
-                until = until or time.monotonic() + self._retry_s
-                if classify(exc) is not Fault.PASSING or time.monotonic() + delay_s > until:
+                kind = classify(exc)
+                if kind in _ANSWERS:
+                    call.answer()
+                if kind is not Fault.PASSING or not call.pause(self._text(exc)):
                     raise
-            time.sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+            else:
+                call.answer()
+                return result
 
-    def _raise(self, exc: Exception, kind: Fault, verb: str) -> NoReturn:
+    def _raise(self, exc: Exception, verb: str, tried: str) -> NoReturn:
+        kind = classify(exc)
         if isinstance(exc, StoreError):
             raise exc
         if kind is Fault.MISSING:
-            raise FileNotFoundError(self.masked(str(exc))) from exc
+            raise FileNotFoundError(without(str(exc), self._secrets)) from exc
         if kind is Fault.EXISTS:
-            raise FileExistsError(self.masked(str(exc))) from exc
-        detail = self.masked(f"{type(exc).__name__}: {exc}")
+            raise FileExistsError(without(str(exc), self._secrets)) from exc
+        detail = self._text(exc).partition("\n")[0]  # Azure adds the whole answer
         raise StoreError(
-            f"cannot {verb} the artifact store {self._uri!r}: "
-            + (f"{_ADVICE[kind]} ({detail})" if kind in _ADVICE else f"{detail}")
+            f"cannot {verb} {self._server.name}: "
+            + (f"{_ADVICE[kind].format(tried=tried)} ({detail})" if kind in _ADVICE else f"{detail}")
         ) from exc
 
-    def masked(self, text: str) -> str:
-        """Return a text without the store's secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+    def _text(self, exc: Exception) -> str:
+        return without(f"{type(exc).__name__}: {exc}", self._secrets)

@@ -12,12 +12,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import fsspec
 
 from zenray.errors import ConfigError, StoreError, suggest
+from zenray.masking import secrets_of, without
 
 CONNECT_S, READ_S = 5, 30
 _S3, _GCS, _AZURE = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss")
 OBJECT_STORES = (*_S3, *_GCS, *_AZURE)  # without folders; a put is seen whole under its name, or not at all
 _INTEGRATION = dict.fromkeys(_S3, "s3") | dict.fromkeys(_GCS, "gcs") | dict.fromkeys((*_AZURE, "adl"), "azure")
-_SECRETS = ("key", "secret", "token", "password", "account_key", "sas_token", "connection_string", "client_secret")
 _GENERIC = ("use_listings_cache", "listings_expiry_time", "max_paths", "skip_instance_cache", "asynchronous", "profile")
 
 
@@ -33,13 +33,18 @@ class Target:
                 f"option endpoint_url, credentials as '{self.protocol}://KEY:SECRET@BUCKET/PREFIX'"
             )
         self.options = {**given, **options}
+        self.secrets = secrets_of(uri) | secrets_of(self.options)
         self.fs, self.root = self._open(uri if self.protocol not in OBJECT_STORES else self.uri)
-        self.secrets = [str(v) for k, v in self.options.items() if k in _SECRETS and isinstance(v, str)]
 
     @property
     def is_s3(self) -> bool:
         """Say whether it is S3, whose parts we upload ourselves."""
         return self.protocol in _S3
+
+    @property
+    def is_azure(self) -> bool:
+        """Say whether it is Azure's, whose blocks we upload ourselves."""
+        return self.protocol in _AZURE
 
     @property
     def _is_emulated(self) -> bool:
@@ -60,12 +65,19 @@ class Target:
         except ImportError as exc:
             raise self._missing(exc) from exc
         except (TypeError, ValueError, KeyError) as exc:
-            raise ConfigError(f"artifact store {self.uri!r}: its options are not accepted: {exc}") from exc
+            raise ConfigError(f"artifact store {self.uri!r}: its options are not accepted: {self._text(exc)}") from exc
         except OSError as exc:  # some connect at once
-            raise StoreError(f"cannot open the artifact store {self.uri!r}: {type(exc).__name__}: {exc}") from exc
+            raise StoreError(
+                f"cannot open the artifact store {self.uri!r}: {type(exc).__name__}: {self._text(exc)}"
+            ) from exc
         if self.is_s3:
             fs.retries = 1  # ours are the retries: two loops inside each other would multiply
+        elif self.is_azure:
+            _without_retries(fs.service_client)
         return fs, root
+
+    def _text(self, exc: Exception) -> str:
+        return without(str(exc), self.secrets)
 
     def _file_system_class(self) -> type:
         if self._is_emulated:
@@ -115,6 +127,13 @@ class Target:
 
             options["requests_timeout"] = ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
         return options
+
+
+def _without_retries(client: Any) -> None:
+    """Turn off the retries of Azure's client, which sleep 15 s and more each; adlfs has no option for them."""
+    for policy in getattr(getattr(client, "_pipeline", None), "_impl_policies", ()):
+        if hasattr(policy, "total_retries"):
+            policy.total_retries = 0
 
 
 def _parameters(cls: type) -> list[str]:

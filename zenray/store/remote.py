@@ -26,24 +26,28 @@ from zenray.store.faults import Patience
 from zenray.store.options import Target, split_credentials
 from zenray.store.read_cache import ReadCache
 from zenray.store.transfer import Transfer, missing
+from zenray.waiting import RETRY_S, Server, Waiter, retry_s_of
 
 _EMPTY = digest_bytes(b"")
 _ASK_BYTES = 1 << 20  # from this size on it is asked first whether an object is there: a request is cheaper than bytes
 INPUT_RETRY_S = 10.0
-REACH_S = 5.0
 _CHANGED = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
 
 class RemoteStore:
     """A store on an fsspec file system; an object appears whole under its final name."""
 
-    def __init__(self, uri: str, options: Mapping[str, Any], *, cache: ReadCache | None = None) -> None:
-        self._target = Target(uri, options)
+    def __init__(
+        self, uri: str, options: Mapping[str, Any], *, waiter: Waiter | None = None, is_reached: bool = False
+    ) -> None:
         self.uri = address_of(uri, options)
+        retry_s = retry_s_of(options.get("retry_s", RETRY_S), f"artifact store {self.uri!r}")
+        self._target = Target(uri, {k: v for k, v in options.items() if k != "retry_s"})
         self._fs, self._root = self._target.fs, self._target.root.rstrip("/")
-        self._patience = Patience(self.uri, self._target.secrets)
+        server = Server(f"the artifact store {self.uri!r}", retry_s=retry_s, waiter=waiter, is_reached=is_reached)
+        self._patience = Patience(server, self._target.secrets)
         self._transfer = Transfer(self._target, self._patience)
-        self.cache = cache or ReadCache.of_environment()
+        self.cache = ReadCache.of_environment()
 
     def __repr__(self) -> str:
         return f"<store {self.uri}>"
@@ -101,10 +105,9 @@ class RemoteStore:
         return hasher.hexdigest()
 
     def reach(self) -> None:
-        """Look for a name, patient for a few seconds only: a run is not begun on a store that is not there."""
-        patience = Patience(self.uri, self._target.secrets, retry_s=REACH_S)
+        """Look for a name: a run is not begun on a store that is not there."""
         with suppress(FileNotFoundError):
-            Transfer(self._target, patience).size(self._path("ledgers/x"))
+            self._transfer.size(self._path("ledgers/x"))
 
     def put_named(self, name: str, data: bytes) -> None:
         """Put a small file whole."""
@@ -320,7 +323,8 @@ class Outside:
     """
 
     def __init__(self, url: str) -> None:
-        self._patience = Patience(split_credentials(url)[0], retry_s=INPUT_RETRY_S)
+        name = f"the input {split_credentials(url)[0]!r}"
+        self._patience = Patience(Server(name, retry_s=INPUT_RETRY_S, is_reached=True))
         self._fs, self._path = fsspec.core.url_to_fs(url)
         self._fs.invalidate_cache()
 

@@ -6,13 +6,13 @@ A tracker is opened from the options of a stack's ``experiment_tracker``: ``flav
 of an entry point in the group ``zenray.trackers``, whose object takes the options and returns a ``Tracker``.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from zenray.errors import ConfigError, ZenRayError, suggest
+from zenray.masking import masked_text, secrets_of, without
 from zenray.model import Json
 
 ENTRY_POINT_GROUP = "zenray.trackers"
@@ -29,6 +29,7 @@ class TrackedRun:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Logs one run; each run opens its own.
 
@@ -79,15 +80,49 @@ def open_tracker(options: Mapping[str, Any]) -> Tracker:
         )
     point = known[flavor]
     try:
-        made: Tracker = point.load()(options)
+        made = point.load()(options)
     except ZenRayError:
         raise
-    except Exception as exc:
-        raise ConfigError(
-            f"experiment_tracker: flavor {flavor!r} ({point.value}) cannot be opened: {type(exc).__name__}: "
-            f"{masked(str(exc))}; correct its options, or repair the package that offers it"
-        ) from exc
+    except (Exception, SystemExit) as exc:
+        text = masked_text(without(str(exc), secrets_of(options)))
+        raise _broken(point, f"{type(exc).__name__}: {text}") from exc
+    if not isinstance(made, Tracker):
+        raise _broken(point, f"it gave an object of type {type(made).__name__!r}, which is no zenray.trackers.Tracker")
     return made
+
+
+class _BrokenTracker(ConfigError):
+    """Raised when it is not the stack that is wrong, but the package behind the flavor."""
+
+
+def _broken(point: EntryPoint, why: str) -> _BrokenTracker:
+    return _BrokenTracker(
+        f"experiment_tracker: flavor {point.name!r} ({point.value}) cannot be opened: {why}; correct its options, or "
+        "repair the package that offers it"
+    )
+
+
+def open_for_run(options: Mapping[str, Any]) -> Tracker:
+    """Return the tracker that options describe; one whose package fails, fails when it is used, as a dead server does.
+
+    Raises ConfigError for what is wrong in the stack, as ``open_tracker`` does.
+    """
+    try:
+        return open_tracker(options)
+    except _BrokenTracker as exc:
+        return _Unusable(exc)
+
+
+class _Unusable:
+    """A tracker that fails in every call: a run warns of it and goes on."""
+
+    def __init__(self, error: ConfigError) -> None:
+        self._error = error
+
+    def _fail(self, *_: object) -> NoReturn:
+        raise self._error
+
+    start = log = end = check = attach = detach = _fail
 
 
 def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
@@ -97,11 +132,6 @@ def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
             raise ConfigError(
                 f"experiment_tracker: flavor {options['flavor']!r} has no option {name!r}; {suggest(name, known)}"
             )
-
-
-def masked(text: str) -> str:
-    """Return a text without the passwords of URLs in it."""
-    return re.sub(r"://\S+@", "://***@", text)
 
 
 class WorkerTracker:

@@ -11,7 +11,8 @@ from typing import Any
 
 from zenray import integrations
 from zenray.errors import ConfigError, ZenRayError
-from zenray.trackers import TrackedRun, check_options, masked
+from zenray.masking import masked_text
+from zenray.trackers import TrackedRun, check_options
 
 RUN_TAG = "zenray.run_id"
 ATTACH_S = 20.0  # how long a step waits for the driver to have created MLflow's run
@@ -88,10 +89,10 @@ class MlflowTracker:
             self._client.search_experiments(max_results=1)
         except Exception as exc:
             raise ConfigError(
-                f"no MLflow server answers at {masked(self._uri)!r} ({type(exc).__name__}): check 'tracking_uri', and "
-                "that the server runs"
+                f"no MLflow server answers at {masked_text(self._uri)!r} ({type(exc).__name__}): check 'tracking_uri', "
+                "and that the server runs"
             ) from exc
-        return f"mlflow: {masked(self._uri)} answers"
+        return f"mlflow: {masked_text(self._uri)} answers"
 
     def attach(self, run_id: str) -> Any:
         """Return the module ``mlflow`` with MLflow's run active in this thread."""

@@ -9,32 +9,21 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from zenray import artifacts
 from zenray.errors import ZenRayError
-from zenray.journal import StepState
+from zenray.journal import Observer, StepState
+from zenray.masking import masked_text
 from zenray.model import Json, Manifest, Status
 from zenray.store import Store
-from zenray.trackers import TrackedRun, Tracker, masked
+from zenray.trackers import TrackedRun, Tracker
 
 MAX_WAITING = 10_000  # values, and step runs, that wait for the tracker
 MAX_BATCH = 500
 MAX_PAUSE_S = 30.0  # between two tries while the tracker fails
 GRACE_S, FIRST_GRACE_S, MAX_WAIT_S = 5.0, 15.0, 30.0  # at the end of a run: for a call, for the first, in all
 NUMBERS = ("builtins.int", "builtins.float", "builtins.bool")
-
-
-class Observer(Protocol):
-    """What else is told of steps, and of what goes wrong here."""
-
-    def on_step(self, state: StepState) -> None:
-        """A step run was added or has changed."""
-        ...
-
-    def on_note(self, text: str) -> None:
-        """Something the user should know."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +120,8 @@ class Reporter:
                 status = self._wait(pause_s)
                 self._send(status)
                 pause_s = 0.0
-            except Exception as exc:  # noqa: BLE001 - a foreign client, and a server: anything can happen
-                self._warn(f"{type(exc).__name__}: {masked(str(exc).strip().partition(chr(10))[0])[:200]}")
+            except BaseException as exc:  # noqa: BLE001 - a foreign client may even try to end the process
+                self._warn(_why(exc))
                 pause_s = min(MAX_PAUSE_S, 2 * pause_s or 1.0)
             if status is not None:
                 return
@@ -176,6 +165,12 @@ class Reporter:
             self._has_warned = True
             self._condition.notify_all()
         self._observer.on_note(f"the experiment tracker fails, and the run goes on without it: {why}")
+
+
+def _why(exc: BaseException) -> str:
+    if isinstance(exc, ZenRayError):
+        return str(exc)
+    return f"{type(exc).__name__}: {masked_text(str(exc).strip().partition(chr(10))[0])[:200]}"
 
 
 def _is_number(value: Json) -> bool:

@@ -1,0 +1,49 @@
+"""Ends a step that takes too long: first by an exception in it, then, where its process is the step's own, by force.
+
+Runs in: worker.
+"""
+
+import faulthandler
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zenray.errors import StepTimedOut
+
+GRACE_S = 5.0  # for what the step does about the exception, and for code that no exception can get into
+
+
+def can_limit() -> bool:
+    """Say whether a step that runs in this thread can be interrupted: signals reach the main thread only."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextmanager
+def time_limit(seconds: float | None, *, step_name: str, is_own_process: bool) -> Iterator[None]:
+    """Raise StepTimedOut in the block once it has lasted ``seconds``; by SIGALRM, which also ends a ``sleep``.
+
+    A block that goes on regardless for GRACE_S more ends its process where that is the step's own. A thread of C code
+    does that, with the stack to stderr, as the block may hold the interpreter's lock. A block of another thread than
+    the main one is not limited.
+    """
+    if seconds is None or not can_limit():
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise StepTimedOut(f"step {step_name!r} took longer than its limit of {seconds:g} s")
+
+    if is_own_process:
+        faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=sys.stderr)
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # zero would switch it off
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        if is_own_process:
+            faulthandler.cancel_dump_traceback_later()
