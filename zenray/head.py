@@ -12,21 +12,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from zenray.errors import ClusterError, ConfigError, NotFoundError, suggest
+from zenray.errors import ClusterError, ConfigError, suggest
 from zenray.masking import masked_url
 from zenray.settings import IGNORE_FILE
 
 OLDEST_RAY = (2, 60)
 CONNECT_S, ANSWER_S, UPLOAD_S = 10.0, 60.0, 600.0
-RAYS_OWN = (
-    "entrypoint_num_cpus",
-    "entrypoint_num_gpus",
-    "entrypoint_memory",
-    "entrypoint_resources",
-    "entrypoint_label_selector",
-)
-_OPTIONS = ("token", "headers", "verify", "env", "runtime_env", *RAYS_OWN)
-_AWAY = frozenset({502, 503, 504})
+# What Ray takes with a job: the kind of each, and an example.
+RAYS_OWN: Mapping[str, tuple[Any, str]] = {
+    "entrypoint_num_cpus": (int | float, "1"),
+    "entrypoint_num_gpus": (int | float, "1"),
+    "entrypoint_memory": (int, "1000000000"),
+    "entrypoint_resources": (Mapping, "{special: 1}"),
+    "entrypoint_label_selector": (Mapping, "{region: eu}"),
+}
+_OPTIONS: Mapping[str, tuple[Any, str]] = {
+    "token": (str, "${env:RAY_TOKEN}"),
+    "headers": (Mapping, "{X-Name: '${env:VALUE}'}"),
+    "verify": (bool | str, "/path/ca.pem"),
+    "env": (list, "[NAME, ...]"),
+    "runtime_env": (Mapping, "{pip: [polars]}"),
+    **RAYS_OWN,
+}
 
 
 class NoAnswerError(ClusterError):
@@ -74,7 +81,7 @@ class Head:
         self._answer("POST", "/api/jobs/", json=dict(request))
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """Return what the cluster knows of a job; NotFoundError where it has no such job."""
+        """Return what the cluster knows of a job; ClusterError where it has no such job."""
         return self._json("GET", f"/api/jobs/{job_id}")
 
     def output(self, job_id: str) -> str:
@@ -128,8 +135,8 @@ class Head:
         request.headers.update(self._headers)  # by this way no ~/.netrc comes in between
         return request
 
-    def _refusal(self, answer: Any) -> ClusterError | ConfigError | NotFoundError:
-        code, text = answer.status_code, " ".join(str(answer.text).split())[-500:]
+    def _refusal(self, answer: Any) -> ClusterError | ConfigError:
+        code, text = answer.status_code, (str(answer.text).strip().splitlines() or [""])[-1][-500:]
         is_rays = "authentication token" in text
         if code == 401 and is_rays:
             return ConfigError(
@@ -142,9 +149,9 @@ class Head:
                 "orchestrator's 'token', RAY_AUTH_TOKEN or ~/.ray/auth_token says"
             )
         if code == 404 and "does not exist" in text:
-            return NotFoundError(f"the cluster at {self.url!r} does not know that job: was it started anew since?")
-        if code in _AWAY:
-            return NoAnswerError(f"the cluster at {self.url!r} cannot be reached ({code}); is it up?")
+            return ClusterError(f"the cluster at {self.url!r} does not know that job: it was started anew; run again")
+        if code >= 500 and answer.request.method == "GET":  # such as while an agent of the cluster starts
+            return NoAnswerError(f"the cluster at {self.url!r} gives no answer ({code}: {text}); is it well?")
         if code in (401, 403, 404) or 300 <= code < 400:
             return self._no_ray(f"it answers with {code}")
         return ClusterError(f"the cluster at {self.url!r} refuses ({code}): {text}; see the logs of its dashboard")
@@ -160,10 +167,9 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name not in _OPTIONS:
             raise ConfigError(f"'orchestrator' has no option {name!r} for a Ray cluster; {suggest(name, _OPTIONS)}")
-        kinds = {"token": str, "env": list, "headers": Mapping, "runtime_env": Mapping, "verify": str | bool}
-        if not isinstance(value, kinds.get(name, object)):
-            example = {"env": "[NAME, ...]", "token": "${env:RAY_TOKEN}", "verify": "/path/ca.pem"}
-            raise ConfigError(f"'orchestrator.{name}' must be as in {name}: {example.get(name, '{name: value}')}")
+        kind, example = _OPTIONS[name]
+        if not isinstance(value, kind):
+            raise ConfigError(f"'orchestrator.{name}' must be as in {{{name}: {example}}}")
     environment = options.get("runtime_env", {})
     if any("://" not in str(module) for module in environment.get("py_modules", ())):
         raise ConfigError(

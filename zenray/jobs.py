@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zenray import bundle
-from zenray.errors import ClusterError, ConfigError, DefinitionError, NotFoundError, RunCancelled
+from zenray.errors import ClusterError, ConfigError, DefinitionError, RunCancelled
 from zenray.head import RAYS_OWN, Head, NoAnswerError
 from zenray.masking import masked_url
 from zenray.model import Json
@@ -30,6 +30,7 @@ from zenray.stack import THIS_CLUSTER, Stack, StackFile, with_components
 PATIENCE_S = 120.0  # without an answer, before a job is followed no more
 POLL_S, LONGEST_POLL_S = 0.5, 10.0
 USUAL_START_S = 10.0  # after that it is said what a job waits for
+PENDING_STOP_S = 5.0  # Ray stops no job before it has begun
 STOP_S = 30  # what a run has to close its records before Ray kills it; by itself Ray gives it 3 s
 MAX_COMMAND = 100_000  # characters: Linux takes 128 KiB in one word
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -81,33 +82,39 @@ class Job:
         was stopped, and ClusterError where the cluster could not run it or is silent for too long.
         """
         follower = _Follower(self, out or sys.stderr)
-        is_cancelled = is_stopped = False
+        interrupt: KeyboardInterrupt | None = None
+        is_stopped = False
         while True:
             try:
-                if is_cancelled and not is_stopped:
+                if interrupt is not None and not is_stopped:
                     with suppress(NoAnswerError):  # the next look says so
                         is_stopped = self.head.stop(self.run_id)
                 info = follower.look()
                 if info is not None:
-                    return self._exit_code(info)
+                    return self._exit_code(info, interrupt)
+                if is_stopped and follower.waits_since_s() > PENDING_STOP_S:
+                    raise RunCancelled(
+                        f"run {self.run_id} has not begun; the cluster ends it when it does"
+                    ) from interrupt
                 time.sleep(follower.pause_s)
-            except KeyboardInterrupt:
-                if is_cancelled:
-                    raise RunCancelled(f"run {self.run_id} is being stopped by the cluster") from None
-                is_cancelled = True
+            except KeyboardInterrupt as exc:
+                if interrupt is not None:
+                    raise RunCancelled(f"run {self.run_id} is being stopped by the cluster") from exc
+                interrupt = exc
                 follower.say(f"run {self.run_id} is being stopped; Ctrl-C again leaves that to the cluster")
 
-    def _exit_code(self, info: Mapping[str, Any]) -> int:
+    def _exit_code(self, info: Mapping[str, Any], interrupt: KeyboardInterrupt | None) -> int:
         code = info.get("driver_exit_code")
         if info["status"] == "STOPPED" or code == CANCELLED:
-            raise RunCancelled(f"run {self.run_id} was cancelled")
+            raise RunCancelled(f"run {self.run_id} was cancelled") from interrupt
         if info["status"] == "SUCCEEDED":
             return 0
         if code is None:
-            text = str(info.get("message") or "no reason is given").strip()
+            lines = str(info.get("message") or "").strip().splitlines() or ["no reason is given"]
+            reason = ": ".join(dict.fromkeys((lines[0], lines[-1])))  # between them there is a traceback of Ray's
             raise ClusterError(
-                f"the cluster at {self.head.url!r} could not run the job: {text}\n"
-                "correct the orchestrator's options, such as 'runtime_env', or see the cluster's dashboard"
+                f"the cluster at {self.head.url!r} could not run the job: {reason}; "
+                "correct the orchestrator's options, such as 'runtime_env', or look into the cluster's dashboard"
             )
         if code not in (FAILED, USAGE):
             raise ClusterError(
@@ -127,12 +134,17 @@ class _Follower:
         self._printed = 0
         self._began_at = self._heard_at = time.monotonic()
         self._is_away = False
+        self._is_pending = True
         self._waits_for = ""
         self.pause_s = POLL_S
+        self._is_announced = False
 
     def look(self) -> dict[str, Any] | None:
         """Print what is new; return what is known of the job once it has ended."""
         began = time.monotonic()
+        if not self._is_announced:  # here, where a Ctrl-C is heard already
+            self._is_announced = True
+            self.say(f"run {self._job.run_id} is submitted to {self._job.head.url}")
         try:
             info = self._job.head.job(self._job.run_id)
             self._print(info)
@@ -147,14 +159,19 @@ class _Follower:
         self.pause_s = min(LONGEST_POLL_S, max(POLL_S, 20 * (self._heard_at - began)))
         return info if info["status"] in _ENDED else None
 
+    def waits_since_s(self) -> float:
+        """Return for how long the job has waited for its beginning; 0 once it has begun."""
+        return time.monotonic() - self._began_at if self._is_pending else 0.0
+
     def say(self, text: str) -> None:
         """Say something that the job did not."""
         print(text, file=self._out, flush=True)
 
     def _print(self, info: Mapping[str, Any]) -> None:
-        if info["status"] == "PENDING":
+        self._is_pending = info["status"] == "PENDING"
+        if self._is_pending:
             reason = str(info.get("message") or "")
-            if reason != self._waits_for and time.monotonic() - self._began_at > USUAL_START_S:
+            if reason != self._waits_for and self.waits_since_s() > USUAL_START_S:
                 self._waits_for = reason
                 self.say(f"waiting: {reason}")
             return
@@ -189,8 +206,10 @@ def submit(file: StackFile, call: Call, order: Order) -> Job:
     texts = {f"stacks/{file.name}.yaml": _stack_text(file)}
     if IGNORE_FILE not in files:
         texts[IGNORE_FILE] = ""  # makes it a repository there too
-    command = _command(_place(files, call.file, root), call, file.name, order)
     environment = _environment(options, root)
+    # What else the job does with ZenRay, its steps too, is on that stack as well.
+    environment["env_vars"]["ZENRAY_STACK"] = file.name
+    command = _command(_place(files, call.file, root), call, file.name, order)
     head.check()
     # The other stacks are not needed there, and may hold secrets.
     sent = {n: path for n, path in files.items() if not (n.startswith("stacks/") and n.endswith(".yaml"))}
@@ -202,7 +221,7 @@ def submit(file: StackFile, call: Call, order: Order) -> Job:
     try:
         head.start(request)
     except KeyboardInterrupt:
-        with suppress(ClusterError, NotFoundError):
+        with suppress(ClusterError):
             head.stop(order.run_id)
         raise
     return Job(head, order.run_id, file.name)

@@ -18,6 +18,7 @@ from tests.servers.proxy import fault_proxy
 from tests.servers.ray_heads import TOKEN, Head, ray_head
 
 FLOW = """
+import os
 import time
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def made(text: str) -> str:
 
 @step
 def where() -> list[str]:
-    return [zenray.__file__, str(Path.cwd())]
+    return [zenray.__file__, str(Path.cwd()), os.environ["ZENRAY_STACK"], os.environ["GREETING"]]
 
 @pipeline
 def telling(text: str = "hello", times: int = 1):
@@ -60,6 +61,10 @@ def sleeping(seconds: float = 600.0):
 if __name__ == "__main__":
     run = telling("from a script ", times=2)
     print(run.status, run.output.load())
+    try:
+        failing()
+    except zenray.ZenRayError as exc:
+        print(type(exc).__name__, exc)
 """
 STACK = """
 # Of no interest to the cluster.
@@ -96,11 +101,11 @@ class Project:
         """Run ``zenray`` to its end."""
         return self.ended(self.start("-m", "zenray", *words, **environment), code)
 
-    def start(self, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str, cwd: Path | None = None, **environment: str) -> "subprocess.Popen[str]":
         """Start a Python process."""
         return subprocess.Popen(
             [sys.executable, *words],
-            cwd=self.folder,
+            cwd=cwd or self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -208,7 +213,8 @@ def test_no_secret_is_sent_but_those_that_the_stack_forwards(project: Project, h
 
 
 def test_a_step_that_fails_gives_its_traceback_and_code_1_and_a_wrong_parameter_code_2(project: Project) -> None:
-    failed = project.call("submit", "flow.py:failing", "--stack", "prod", code=1).stderr
+    words = ("-m", "zenray", "submit", "../flow.py:failing", "--stack", "prod")
+    failed = project.ended(project.start(*words, cwd=project.folder / "lib"), 1).stderr
     assert "ValueError: no use for 7" in failed
     assert "in broken" in failed
     assert recorded(project, run_id_in(failed))["status"] == "failed"
@@ -223,6 +229,17 @@ def test_ctrl_c_stops_the_job_and_the_run_is_recorded_as_cancelled(project: Proj
     done = project.ended(client, 130)
     assert f"cancelled: run {run_id} was cancelled" in done.stderr
     assert recorded(project, run_id)["status"] == "cancelled"
+
+
+def test_a_job_that_never_begins_is_left_to_the_cluster_at_ctrl_c(project: Project) -> None:
+    file = project.folder / "stacks" / "waiting.yaml"
+    text = (project.folder / "stacks" / "prod.yaml").read_text()
+    file.write_text(text.replace("  token:", "  entrypoint_num_cpus: 100\n  token:"))
+    client = project.start("-m", "zenray", "submit", "flow.py:telling", "--stack", "waiting")
+    told(client, "is submitted")
+    client.send_signal(signal.SIGINT)
+    assert "has not begun; the cluster ends it when it does" in project.ended(client, 130).stderr
+    file.unlink()
 
 
 def test_a_connection_that_is_lost_is_tried_again_while_the_run_goes_on(project: Project, head: Head) -> None:
@@ -244,7 +261,9 @@ def test_a_connection_that_is_lost_is_tried_again_while_the_run_goes_on(project:
 
 def test_a_script_that_calls_a_pipeline_gets_the_run_with_its_outputs(project: Project) -> None:
     done = project.ended(project.start("flow.py", ZENRAY_STACK="prod", TEST_DB_PASSWORD=PASSWORD))
-    assert done.stdout == "succeeded FROM A SCRIPT FROM A SCRIPT \n"
+    first, second = done.stdout.splitlines()[:2]
+    assert first == "succeeded FROM A SCRIPT FROM A SCRIPT "
+    assert second.startswith("StepFailed step 'broken'")
 
 
 def test_a_stack_is_checked_by_asking_the_cluster_for_its_version_of_ray(project: Project, head: Head) -> None:

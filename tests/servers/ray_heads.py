@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from tests.servers.object_stores import _free_block
 from zenray import processes
 
@@ -35,13 +37,13 @@ class Head:
 
 @contextmanager
 def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
-    """Run a head whose processes have the given environment and hardly anything else."""
+    """Run a head, without ZenRay installed, whose processes have the given environment and hardly anything else."""
     folder = Path(tempfile.mkdtemp(prefix="zrh-", dir="/tmp"))  # short: Ray's sockets lie below it
     (folder / "home").mkdir()
     base = _free_block(8)
-    programs = Path(sys.executable).parent  # not resolved: that of the virtual environment
+    python = _environment_without_zenray(folder / "venv")
     command = [
-        str(programs / "ray"), "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
+        str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--port={base}", "--dashboard-host=127.0.0.1", f"--dashboard-port={base + 1}",
         f"--dashboard-agent-listen-port={base + 2}", f"--dashboard-agent-grpc-port={base + 3}",
         f"--runtime-env-agent-port={base + 4}", f"--metrics-export-port={base + 5}",
@@ -49,7 +51,7 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         "--object-store-memory=100000000", f"--temp-dir={folder / 't'}",
     ]  # fmt: skip
     given = {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
         "HOME": str(folder / "home"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
@@ -71,6 +73,16 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         server.wait()
         processes.kill(members)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment_without_zenray(folder: Path) -> Path:
+    """Make a virtual environment with what ZenRay depends on, by links, but without itself; return its Python."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    target = next((folder / "lib").glob("python*/site-packages"))
+    for path in Path(ray.__file__).parents[1].iterdir():
+        if "zenray" not in path.name and not (target / path.name).exists():
+            (target / path.name).symlink_to(path)
+    return folder / "bin" / "python"
 
 
 def _wait_ready(head: Head, server: "subprocess.Popen[bytes]") -> None:

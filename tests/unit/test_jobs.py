@@ -54,7 +54,12 @@ def test_a_ledger_in_a_file_is_refused_and_a_folder_outside_may_be_shared(reposi
     ("options", "said"),
     [
         ({"tokn": "x"}, "no option 'tokn' for a Ray cluster; did you mean 'token'"),
-        ({"env": "NAME"}, r"'orchestrator.env' must be as in env: \[NAME, ...\]"),
+        ({"env": "NAME"}, r"'orchestrator.env' must be as in \{env: \[NAME, ...\]\}"),
+        (
+            {"entrypoint_num_cpus": "two"},
+            r"'orchestrator.entrypoint_num_cpus' must be as in \{entrypoint_num_cpus: 1\}",
+        ),
+        ({"runtime_env": {"py_modules": ["lib"]}}, r"a folder goes along as a part of the repository"),
         ({"runtime_env": {"working_dir": "."}}, "cannot have 'working_dir': the repository is what goes"),
     ],
 )

@@ -60,13 +60,13 @@ def _submit_elsewhere(file: "StackFile", target: str, texts: list[str], *, use_c
 
     path, name = locate(target)
     job = submit_elsewhere(file, Call(path, name, use_cache), texts=texts)
-    note(f"run {job.run_id} is submitted to {job.head.url}")
     if not is_detached:
         code = job.follow()
         if code:
             raise typer.Exit(code)
         return
     typer.echo(job.run_id)
+    note(f"run {job.run_id} is submitted to {job.head.url}")
     note(f"look at it: zenray run show {job.run_id} --stack {file.name}")
     note(f"follow it:  ray job logs --follow {job.run_id} --address {job.head.url}")
     note(f"stop it:    ray job stop {job.run_id} --address {job.head.url}")
