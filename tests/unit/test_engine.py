@@ -626,8 +626,8 @@ def test_a_change_that_the_server_does_not_tell_is_seen_in_the_content(url: str)
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        (File("abfs://container/x"), "ImportError.*adlfs.*package"),
-        (Folder("abfs://container/x"), "ImportError.*adlfs.*package"),
+        (File("oss://container/x"), "ImportError.*ossfs"),
+        (Folder("oss://container/x"), "ImportError.*ossfs"),
         (File("nosuch://u:hunter2@x/y?key=hunter2"), "Protocol not known"),
         (Folder("nosuch://u:hunter2@x/y?key=hunter2"), "Protocol not known"),
         (File("http://u:hunter2@127.0.0.1:1/x?key=hunter2"), "check the URL"),
