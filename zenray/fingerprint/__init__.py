@@ -94,11 +94,11 @@ class Fingerprints:
             yield
             return
         imports = Imports(missing, self._take_over)
-        sys.meta_path.insert(0, imports)
+        sys.meta_path = [imports, *sys.meta_path]  # a new list: other threads may be going through the old one
         try:
             yield
         finally:
-            sys.meta_path.remove(imports)
+            sys.meta_path = [finder for finder in sys.meta_path if finder is not imports]
 
     def _take_over(self) -> None:
         for function, (found, state) in list(self._known.items()):
