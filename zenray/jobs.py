@@ -224,7 +224,8 @@ def submit(file: StackFile, call: Call, order: Order) -> Job:
         with suppress(ClusterError):
             head.stop(order.run_id)
         raise
-    return Job(head, order.run_id, file.name)
+    is_named = file.root is None or file.path.parent == file.root / "stacks"
+    return Job(head, order.run_id, file.name if is_named else str(file.path))
 
 
 def refuse_local_ledger(stack: Stack) -> None:

@@ -3,9 +3,10 @@
 Runs in: driver.
 
 A stack is a file ``NAME.yaml``: in ``stacks/`` of the repository, or in the folder of a profile. The repository's come
-first, then the active profile's, then the two that are built in. Every profile remembers its own active stack, and a
-repository remembers both for itself, so that what is chosen there holds there only. What is changed here is changed
-under the lock of the place that it belongs to, the repository's or the user's, so that nobody's change is lost.
+first, then the active profile's, then the two that are built in; any other file is named with its folder. Every profile
+remembers its own active stack, and a repository remembers both for itself, so that what is chosen there holds there
+only. What is changed here is changed under the lock of the place that it belongs to, the repository's or the user's, so
+that nobody's change is lost.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ Check = Callable[[Stack], None]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stack that can be named: built in (no path), of the repository (no profile), or of a profile."""
+    """A stack: built in (no path), of the repository or in a file that was named (no profile), or of a profile."""
 
     name: str
     profile: str = ""
@@ -50,7 +51,9 @@ class Entry:
     @property
     def origin(self) -> str:
         """Where it is from, for people."""
-        return "built in" if self.path is None else f"profile {self.profile}" if self.profile else "repository"
+        if self.path is None:
+            return "built in"
+        return f"profile {self.profile}" if self.profile else "repository"
 
 
 def profiles() -> tuple[str, ...]:
@@ -152,6 +155,9 @@ def set_stack(name: str, *, profile: str | None = None, is_global: bool = False)
     """Make a stack the active one of a profile (default: the active one), where ``set_profile`` would."""
     owner = profile or active_profile()
 
+    if "/" in name:
+        raise ConfigError(f"{name!r} is a file: `zenray stack import {name}` gives it a name that can be chosen")
+
     def chosen(choices: Choices) -> Choices:
         find(name, profile=owner if is_global else profile)  # a repository's is not there for the user elsewhere
         return replace(choices, stacks={**choices.stacks, owner: name})
@@ -181,7 +187,8 @@ def oddities(profile: str | None = None) -> tuple[str, ...]:
 def _folders(profile: str | None) -> list[tuple[str, Path]]:
     """Return where the stacks that can be named lie, and whose they are; the later ones hide the earlier."""
     owner = check_profile(profile or active_profile())
-    return [(owner, _root() / owner), *([("", _repository_folder())] if profile is None else [])]
+    repository = None if profile else _repository_folder()
+    return [(owner, _root() / owner), *([("", repository)] if repository else [])]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -198,14 +205,28 @@ def _is_stack(path: Path) -> bool:
 
 
 def find(name: str, *, profile: str | None = None) -> Entry:
-    """Return the stack of a name; NotFoundError suggests near ones."""
+    """Return the stack of a name, or in a file that is named with its folder; NotFoundError suggests near ones."""
+    if profile is None and "/" in name:
+        return _in_file(Path(name).expanduser().absolute())
     check_name("stack", name)
     known = {e.name: e for e in entries(profile)}
     if name in known:
         return known[name]
     where = f" in profile {profile!r}" if profile else ""
     odd = "".join(f"; {text}" for text in oddities(profile) if f"/{name}." in text)
+    if _repository_folder() is None and (current_folder() / "stacks" / f"{name}.yaml").is_file():
+        odd += f"; name its file, 'stacks/{name}.yaml', or make this folder a repository with `zenray init`"
     raise NotFoundError(f"there is no stack {name!r}{where}; {suggest(name, known)}{odd}")
+
+
+def _in_file(path: Path) -> Entry:
+    if not _is_stack(path):
+        raise ConfigError(
+            f"{path} is no stack's file: that is called NAME.yaml, with a NAME of letters, digits, '_', '-', single '.'"
+        )
+    if not path.is_file():
+        raise NotFoundError(f"there is no stack's file {path}; `zenray stack list` shows the stacks that have names")
+    return Entry(path.stem, path=path)
 
 
 def load(entry: Entry) -> Stack:
@@ -221,8 +242,9 @@ def file_of(entry: Entry) -> StackFile:
 
 
 def _base(owner: str, path: Path) -> Path | None:
-    """Return where a stack's relative paths start: at the repository; a profile has no such place."""
-    return None if owner else path.absolute().parent.parent
+    """Return where a stack's relative paths start: at the folder that has ``stacks``; a profile has no such place."""
+    folder = path.absolute().parent
+    return None if owner else folder.parent if folder.name == "stacks" else folder
 
 
 def active_stack(name: str | None = None) -> Stack:
@@ -247,8 +269,9 @@ def folder_of(profile: str | None) -> tuple[str, Path]:
     """Return where new stacks go, and whose: a profile that is named, else the repository, else the active one."""
     if profile is not None:
         return check_profile(profile), _root() / profile
-    if find_repository() is not None:
-        return "", _repository_folder()
+    repository = _repository_folder()
+    if repository is not None:
+        return "", repository
     return active_profile(), _root() / check_profile(active_profile())
 
 
@@ -329,7 +352,7 @@ def rename(entry: Entry, name: str) -> StackFile:
         if entry.profile:
             _change(user_home(), renamed)
     local = local_choices()
-    if local and (not entry.profile or not (_repository_folder() / path.name).exists()):  # else it means that one
+    if local and (not entry.profile or not (local[0].parent / "stacks" / path.name).exists()):  # else it means that one
         with locked(local[0]):
             _change(local[0], renamed)
     return file_of(replace(entry, name=name, path=path.with_name(f"{name}.yaml")))
@@ -358,6 +381,8 @@ def _own_path(entry: Entry, verb: str) -> Path:
             f"stack {entry.name!r} is built in and cannot be {verb}; `zenray stack copy {entry.name} NAME` makes one "
             "that can"
         )
+    if not entry.profile and entry.path.parent != _repository_folder():
+        raise ConfigError(f"{entry.path} is a file of your own, and is not {verb} here; do so by hand")
     return entry.path
 
 
@@ -409,8 +434,10 @@ def _places() -> Sequence[Path]:
     return [user_home(), *([local[0]] if local else [])]
 
 
-def _repository_folder() -> Path:
-    return (find_repository() or current_folder()) / "stacks"
+def _repository_folder() -> Path | None:
+    """Return where the repository's stacks lie: a ``stacks`` folder of anything else says nothing about ZenRay."""
+    repository = find_repository()
+    return repository and repository / "stacks"
 
 
 def _root() -> Path:

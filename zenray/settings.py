@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,16 +45,28 @@ def find_repository(start: Path | None = None) -> Path | None:
 
 def home() -> Path:
     """Return where state lives: ZENRAY_HOME, else ``.zenray`` in the repository, else ``~/.zenray``."""
-    if os.environ.get("ZENRAY_HOME"):
-        return user_home()
-    repository = find_repository()
-    return (repository or Path.home()) / MARKER
+    return chosen_folder("ZENRAY_HOME") or (find_repository() or Path.home()) / MARKER
 
 
 def user_home() -> Path:
     """Return where a user's profiles live: ZENRAY_HOME, else ``~/.zenray``."""
-    chosen = os.environ.get("ZENRAY_HOME")
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / MARKER
+    return chosen_folder("ZENRAY_HOME") or Path.home() / MARKER
+
+
+def chosen_folder(variable: str) -> Path | None:
+    """Return the folder that a variable of the environment names; None where it is not set.
+
+    A relative one starts where this process is now. It is made absolute in the environment: this process, its workers
+    and what they start may go to other folders, and mean the same one.
+    """
+    chosen = os.environ.get(variable)
+    if not chosen:
+        return None
+    folder = Path(chosen).expanduser()
+    if not folder.is_absolute():
+        folder = current_folder() / folder
+        os.environ[variable] = str(folder)
+    return folder
 
 
 def is_name(name: str) -> bool:
@@ -188,3 +200,9 @@ def active_stack_name(profile: str | None = None) -> str:
     local = local_choices()
     chosen = local[1].stacks.get(profile) if local else None
     return chosen or read_choices(user_home()).stacks.get(profile) or "local"
+
+
+# Scripts import ZenRay first, and then go to another folder: that must not move their state.
+with suppress(ConfigError):  # said when it is used
+    for _variable in ("ZENRAY_HOME", "ZENRAY_CACHE_DIR"):
+        chosen_folder(_variable)

@@ -243,7 +243,11 @@ def get_pipeline(name: str, *, stack: str | None = None) -> PipelineRuns:
 
 def get_run(run_id: str, *, stack: str | None = None) -> Run:
     """Return a run by its id or the beginning of it; ``latest`` is the newest."""
-    books = _current_books(stack)
+    return find_run(run_id, _current_books(stack))
+
+
+def find_run(run_id: str, books: Books) -> Run:
+    """Return a run of opened books; see ``get_run``."""
     if run_id == "latest":
         newest = books.ledger.list_runs(limit=1)
         if not newest:

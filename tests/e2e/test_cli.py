@@ -645,6 +645,7 @@ def test_materializer_list_says_which_are_pickles(zenray):
 
 
 def test_stack_list_marks_the_active_one_and_survives_a_broken_file(zenray):
+    zenray.write(".zenrayignore", "")
     (zenray.folder / "stacks").mkdir()
     zenray.write("stacks/mine.yaml", "orchestrator: inline\nmetadata_store: postgresql://me:secret@host/db\n")
     zenray.write("stacks/bad.yaml", "orchestrator: mars\n")

@@ -68,6 +68,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "flow.py").write_text((EXAMPLE / "flow.py").read_text())
+    (tmp_path / ".zenrayignore").write_text((EXAMPLE / ".zenrayignore").read_text())
     stacks = tmp_path / "stacks"
     stacks.mkdir()
     text = (EXAMPLE / "stacks" / "own.yaml").read_text()

@@ -310,6 +310,38 @@ def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surrou
     assert {s.output.load()["var"] for s in zenray.get_pipeline("parallel").runs[-1].steps.values()} == {"none"}
 
 
+HOMES = """
+import os
+from zenray import pipeline, step
+from zenray.settings import home
+
+os.chdir("/")
+
+@step(cache=False)
+def state(n: int) -> str:
+    os.chdir("/tmp")
+    return str(home())
+
+@pipeline
+def homes():
+    return state(1)
+
+if __name__ == "__main__":
+    print(homes().steps["state"].output.load())
+"""
+
+
+def test_a_relative_home_is_one_place_for_driver_cluster_and_steps_whatever_folders_they_are_in(
+    project: Path, cluster_home: Path
+) -> None:
+    (project / "script.py").write_text(HOMES)
+    environment = os.environ | {"ZENRAY_HOME": os.path.relpath(cluster_home, project)}
+    words = [sys.executable, "script.py"]
+    done = subprocess.run(words, cwd=project, env=environment, text=True, capture_output=True, check=False)
+    assert Path(done.stdout.strip()).resolve() == cluster_home, done.stderr
+    assert statuses("homes") == {"state": "succeeded"}
+
+
 def test_a_step_sees_the_devices_that_ray_gave_it_whatever_the_driver_sees(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

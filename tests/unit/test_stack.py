@@ -3,6 +3,8 @@
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from zenray import checks, profile, settings, stack
 from zenray.errors import ConfigError, NotFoundError
 from zenray.profile import active_stack
+from zenray.store.read_cache import ReadCache
 
 FULL = """\
 # ours
@@ -389,6 +392,32 @@ class TestProfiles:
         assert (place / "stacks" / "here.yaml").is_file()
         assert (place / ".zenray" / "settings.json").is_file()
 
+    def test_stacks_of_a_folder_that_is_no_repository_count_only_where_a_file_is_named(self, place):
+        (place / "stacks").mkdir()
+        (place / "stacks" / "there.yaml").write_text("orchestrator: inline\nartifact_store: ./data\n")
+        assert {e.name for e in profile.entries()} == {"local", "inline"}
+        with pytest.raises(NotFoundError, match=r"name its file, 'stacks/there\.yaml', or make .* with `zenray init`"):
+            profile.active_stack("there")
+        found = profile.active_stack("stacks/there.yaml")
+        assert (found.name, found.orchestrator, found.artifact_store) == ("there", "inline", f"{place}/data")
+        assert profile.save("mine", {"orchestrator": "inline"}, profile=None).path.parent != place / "stacks"
+        (place / ".zenrayignore").touch()
+        assert profile.active_stack("there").source == found.source
+
+    def test_a_file_that_is_named_is_used_and_neither_chosen_nor_changed(self, place):
+        (place / "mine.yaml").write_text("artifact_store: ./data\n")
+        entry = profile.find("./mine.yaml")
+        assert profile.load(entry).artifact_store == f"{place}/data"
+        with pytest.raises(ConfigError, match=r"`zenray stack import \./mine\.yaml` gives it a name"):
+            profile.set_stack("./mine.yaml")
+        for change in (profile.delete, lambda e: profile.rename(e, "other"), lambda e: profile.update(e, dict)):
+            with pytest.raises(ConfigError, match=r"mine\.yaml is a file of your own"):
+                change(entry)
+        with pytest.raises(NotFoundError, match=r"no stack's file .*/none\.yaml"):
+            profile.find("./none.yaml")
+        with pytest.raises(ConfigError, match=r"NAME\.yaml, with a NAME of"):
+            profile.find("./flow.py")
+
     def test_a_choice_can_be_made_for_the_user_from_within_a_repository(self, repository, monkeypatch):
         profile.create_profile("work")
         profile.set_profile("work", is_global=True)
@@ -516,7 +545,7 @@ class TestProfiles:
             lambda: profile.create_profile(name),
             lambda: profile.find(name),
         ):
-            with pytest.raises(ConfigError, match="is no name for"):
+            with pytest.raises(ConfigError, match=r"is no (name for|stack's file)"):
                 make()
 
     def test_files_with_secrets_are_for_their_user_only(self, repository):
@@ -576,3 +605,28 @@ class TestChecks:
         found = {f.component: f for f in checks.probe(made)}
         assert list(found) == ["orchestrator", "artifact_store", "metadata_store", "experiment_tracker"]
         assert not any(f.is_ok for f in found.values())
+
+
+class TestHome:
+    def test_a_relative_home_stays_where_it_was_whatever_folder_is_next(self, place, monkeypatch):
+        monkeypatch.setenv("ZENRAY_HOME", "state")
+        monkeypatch.setenv("ZENRAY_CACHE_DIR", "cache")
+        folders = settings.home(), settings.user_home(), Path(ReadCache.of_environment().folder)
+        assert folders == (place / "state", place / "state", place / "cache")
+        (place / "deep").mkdir()
+        monkeypatch.chdir(place / "deep")
+        assert folders == (settings.home(), settings.user_home(), Path(ReadCache.of_environment().folder))
+        shown = subprocess.run([sys.executable, "-c", SHOW_HOME], capture_output=True, text=True, check=True).stdout
+        assert shown.strip() == str(place / "state")
+
+    def test_a_script_that_goes_elsewhere_after_its_imports_keeps_its_home(self, place):
+        environment = os.environ | {"ZENRAY_HOME": "state"}
+        (place / "deep").mkdir()
+        code = f"import os, zenray; os.chdir('deep'); {SHOW_HOME}"
+        shown = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        assert shown.strip() == str(place / "state")
+
+
+SHOW_HOME = "from zenray.settings import home; print(home())"

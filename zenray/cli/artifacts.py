@@ -328,9 +328,9 @@ def _chosen(books: "Books", digests: list[str] | None, run: str | None) -> "list
         return [books.artifact(d) for d in digests]
     if run is None:
         return list(books.ledger.list_artifacts(store=books.store.uri, limit=1_000_000_000))
-    from zenray.views import get_run
+    from zenray.views import find_run
 
-    outputs = books.ledger.outputs(get_run(run, stack=books.stack.name).run_id)
+    outputs = books.ledger.outputs(find_run(run, books).run_id)
     return list(books.artifacts([o.digest for o in outputs]).values())
 
 

@@ -228,9 +228,9 @@ def _books(stack: str | None) -> "Books":
 
 
 def _find(run: str, books: "Books") -> "Run":
-    from zenray.views import get_run
+    from zenray.views import find_run
 
-    return get_run(run, stack=books.stack.name)
+    return find_run(run, books)
 
 
 def _check_pipeline(name: str, known: list[str]) -> None:

@@ -67,6 +67,6 @@ def _submit_elsewhere(file: "StackFile", target: str, texts: list[str], *, use_c
         return
     typer.echo(job.run_id)
     note(f"run {job.run_id} is submitted to {job.head.url}")
-    note(f"look at it: zenray run show {job.run_id} --stack {file.name}")
+    note(f"look at it: zenray run show {job.run_id} --stack {job.stack}")
     note(f"follow it:  ray job logs --follow {job.run_id} --address {job.head.url}")
     note(f"stop it:    ray job stop {job.run_id} --address {job.head.url}")

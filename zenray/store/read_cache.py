@@ -18,7 +18,7 @@ from typing import IO, cast
 from blake3 import blake3
 
 from zenray.errors import ConfigError, CorruptedObjectError
-from zenray.settings import home
+from zenray.settings import chosen_folder, home
 from zenray.units import size_bytes
 
 DEFAULT_LIMIT_BYTES = 10 << 30
@@ -42,8 +42,8 @@ class ReadCache:
     @classmethod
     def of_environment(cls) -> "ReadCache":
         """Return the cache in ZENRAY_CACHE_DIR, else ``cache`` in the state's folder, limited by ZENRAY_CACHE_SIZE."""
-        folder = os.environ.get("ZENRAY_CACHE_DIR") or str(home() / "cache")
-        return cls(os.path.abspath(os.path.expanduser(folder)), _limit(os.environ.get("ZENRAY_CACHE_SIZE")))
+        folder = chosen_folder("ZENRAY_CACHE_DIR") or home() / "cache"
+        return cls(str(folder), _limit(os.environ.get("ZENRAY_CACHE_SIZE")))
 
     def temporary(self) -> str:
         """Return a new name in the cache's ``tmp`` folder, which is made."""
