@@ -4,13 +4,16 @@ Runs in: worker.
 """
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from zenray.errors import DefinitionError
-from zenray.model import Json
+from zenray.model import Json, Sample
+
+MAX_SAMPLES = 1000  # of one name, for the tracker
 
 
 class TrackerLink(Protocol):
@@ -39,6 +42,8 @@ class StepContext:
         self._link = link
         self._client: Any = None
         self._lock = threading.Lock()
+        self._series: dict[str, _Series] = {}
+        self._series_lock = threading.Lock()  # of its own: whoever waits for the client holds the other
 
     @property
     def tracker(self) -> Any:
@@ -52,6 +57,20 @@ class StepContext:
                 self._client = self._link.attach(self.run_id)
             return self._client
 
+    @property
+    def series(self) -> dict[str, list[Sample]]:
+        """The numbers that were logged more than once under a name, for the tracker; empty without one."""
+        return {key: s.samples() for key, s in self._series.items() if s.count > 1}
+
+    def keep(self, values: Mapping[str, Json]) -> None:
+        """Keep facts with the record of this step run; see ``zenray.log_metadata``."""
+        self.metadata.update(values)
+        if self._link is not None:
+            with self._series_lock:
+                for key, value in values.items():
+                    if isinstance(value, int | float):
+                        self._series.setdefault(key, _Series()).add(value)
+
     def close(self) -> None:
         """Let go of the tracker where the step asked for it."""
         if self._client is not None and self._link is not None:
@@ -60,6 +79,30 @@ class StepContext:
 
     def __repr__(self) -> str:
         return f"<step {self.step_name!r} of run {self.run_id!r}, attempt {self.attempt}>"
+
+
+class _Series:
+    """Numbers in the order they came; of a long series every other one goes, again and again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._kept: list[Sample] = []
+        self._last: Sample = (0, 0, 0.0)
+        self._stride = 1
+
+    def add(self, value: float) -> None:
+        """Add the next number."""
+        self._last = (self.count, value, time.time())
+        if self.count % self._stride == 0:
+            self._kept.append(self._last)
+        self.count += 1
+        if len(self._kept) > MAX_SAMPLES:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+    def samples(self) -> list[Sample]:
+        """Return what is kept, and the last one."""
+        return [*self._kept, *([self._last] if self._kept[-1] != self._last else [])]
 
 
 _current: ContextVar[StepContext | None] = ContextVar("_current", default=None)
@@ -118,8 +161,9 @@ def log_metadata(**values: Any) -> None:
 
     Values are what JSON can hold: bool, int, float, str, None, lists and dicts with text keys; numbers of numpy and
     torch count as numbers. A key that is logged again is replaced. What counts is what the attempt that succeeded has
-    logged. Metadata is no part of a cache key: a step that is found in the cache logs nothing. Numbers go to the
-    experiment tracker too, as ``step.key``.
+    logged. Metadata is no part of a cache key: a step that is found in the cache logs nothing. When the step has ended,
+    its numbers go to the experiment tracker too, as ``step.key``: all that were logged under a key, in order, and of
+    more than about a thousand evenly chosen ones.
 
     Raises DefinitionError for any other value, and outside of a step.
     """
@@ -128,7 +172,7 @@ def log_metadata(**values: Any) -> None:
         raise DefinitionError(
             f"zenray.log_metadata({', '.join(values)}) was called outside of a step; call it in a function marked @step"
         )
-    found.metadata.update({key: _json(value, key) for key, value in values.items()})
+    found.keep({key: _json(value, key) for key, value in values.items()})
 
 
 def _json(value: Any, key: str, depth: int = 0) -> Json:

@@ -534,7 +534,7 @@ class Coordinator:
         changes += self._claim_end(state)
         key = state.key.key if state.key else ""
         if result is not None:
-            state.metadata = result.metadata
+            state.metadata, state.series = result.metadata, result.series
             self._journal.attempt(state, result, Status.SUCCEEDED)
             if key and result.is_cacheable and state.step.settings.cache:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))

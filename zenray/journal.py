@@ -23,7 +23,7 @@ from zenray.metadata.records import (
     StepOutputs,
     StepRunRecord,
 )
-from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, Status
+from zenray.model import AttemptResult, Failure, Json, Manifest, Sample, Slot, Status
 from zenray.step import Step
 
 
@@ -67,6 +67,7 @@ class StepState:
     ended_at: float | None = None
     log_path: str = ""
     metadata: Mapping[str, Json] = field(default_factory=dict)
+    series: Mapping[str, Sequence[Sample]] = field(default_factory=dict)
 
 
 class Observer(Protocol):

@@ -4,7 +4,7 @@ Runs in: anywhere.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from zenray.hashing import digest_value
 
 Json = Any  # what json.loads gives: None, bool, int, float, str, list, dict
+Sample = tuple[int, float, float]  # of a series: its index from 0, the number, and when it was logged (epoch s)
 
 
 class Status(StrEnum):
@@ -246,6 +247,7 @@ class AttemptResult:
     is_started: bool = True
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, Json] = field(default_factory=dict)  # what the step logged
+    series: Mapping[str, Sequence[Sample]] = field(default_factory=dict)  # of it, numbers that were logged repeatedly
 
 
 @dataclass(frozen=True, slots=True)

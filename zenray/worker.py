@@ -96,6 +96,7 @@ def begin_step(
         log_bytes=size,
         notes=notes,
         metadata=dict(context.metadata),
+        series=context.series,
     )
     return Attempt(result, writes, _begin_log(call, log, store) if size else None)
 

@@ -35,6 +35,18 @@ def learning(lr: float = 0.3) -> None:
 
 
 @step(cache=False)
+def looping(n: int) -> int:
+    for epoch in range(n):
+        zenray.log_metadata(loss=1 / (epoch + 1), epoch=epoch)
+    return n
+
+
+@pipeline
+def loops(n: int = 4) -> None:
+    looping(n)
+
+
+@step(cache=False)
 def native(n: int) -> int:
     mlflow = zenray.context().tracker
     mlflow.log_metric("inner", n, step=1)
@@ -111,6 +123,21 @@ def test_a_run_is_logged_with_parameters_tags_numbers_and_status(tracking: Track
     assert logged.data.tags["zenray.run_id"] == run.run_id
     assert logged.data.tags["zenray.stack"] == "inline"
     assert logged.data.tags["zenray.pipeline"] == "learning"
+    assert (seen.notes, seen.remarks) == ([], [])
+
+
+@pytest.mark.parametrize("stack", ["inline", "local"])
+def test_a_number_logged_in_a_loop_is_a_series_in_mlflow_and_the_last_in_the_record(
+    tracking: Tracking, client: Any, stack: str, request: pytest.FixtureRequest
+) -> None:
+    if stack == "local":
+        request.getfixturevalue("cluster")
+    run, seen = Tracking(tracking.options, stack=stack).run(loops)
+    logged = only_run(client, tracking.options["experiment"])
+    history = client.get_metric_history(logged.info.run_id, "looping.loss")
+    assert [(m.step, m.value) for m in history] == [(i, 1 / (i + 1)) for i in range(4)]
+    assert logged.data.metrics == {"looping.loss": 0.25, "looping.epoch": 3, "looping.output": 4}
+    assert run.steps["looping"].metadata == {"loss": 0.25, "epoch": 3}
     assert (seen.notes, seen.remarks) == ([], [])
 
 

@@ -13,6 +13,7 @@ from tests.trackers.conftest import Tracking
 from zenray import pipeline, step
 from zenray.errors import ConfigError
 from zenray.model import Status
+from zenray.trackers.wandb import INDEX
 
 
 @step(cache=False)
@@ -25,6 +26,18 @@ def train(n: int) -> float:
 @pipeline
 def learning(n: int = 3) -> None:
     train(n)
+
+
+@step(cache=False)
+def looping(n: int) -> int:
+    for epoch in range(n):
+        zenray.log_metadata(loss=1 / (epoch + 1), epoch=epoch)
+    return n
+
+
+@pipeline
+def loops(n: int = 4) -> None:
+    looping(n)
 
 
 BLOCK = 32768
@@ -55,10 +68,14 @@ def records(folder: Path) -> list[Any]:
     return [Record.FromString(data) for path in files for data in scan(path)]
 
 
+def rows(found: list[Any]) -> list[dict[str, Any]]:
+    items = [r.history.item for r in found if r.WhichOneof("record_type") == "history"]
+    named = [{(i.key or i.nested_key[0]): json.loads(i.value_json) for i in row} for row in items]
+    return [{k: v for k, v in row.items() if not k.startswith("_")} for row in named]
+
+
 def history(found: list[Any]) -> dict[str, Any]:
-    rows = [r.history for r in found if r.WhichOneof("record_type") == "history"]
-    items = {(i.key or i.nested_key[0]): json.loads(i.value_json) for row in rows for i in row.item}
-    return {k: v for k, v in items.items() if not k.startswith("_")}
+    return {k: v for row in rows(found) for k, v in row.items() if k != INDEX}
 
 
 @pytest.fixture
@@ -81,6 +98,17 @@ def test_a_run_is_logged_under_its_own_id_with_numbers_parameters_and_status(
     assert config["n"] == 3
     assert config["zenray"]["stack"] == "inline"
     assert [r.exit.exit_code for r in found if r.WhichOneof("record_type") == "exit"] == [0]
+
+
+def test_a_number_logged_in_a_loop_is_a_series_over_its_index(tracking: Tracking, tmp_path: Path) -> None:
+    run, seen = tracking.run(loops)
+    assert (run.status, seen.notes, seen.remarks) == (Status.SUCCEEDED, [], [])
+    found = records(tmp_path)
+    values = [(row[INDEX], row["looping.loss"], row["looping.epoch"]) for row in rows(found)]
+    assert values == [(i, 1 / (i + 1), i) for i in range(4)]
+    assert [row["looping.output"] for row in rows(found) if "looping.output" in row] == [4]
+    defined = {r.metric.name: r.metric for r in found if r.WhichOneof("record_type") == "metric"}
+    assert defined["looping.loss"].step_metric == defined["looping.epoch"].step_metric == INDEX
 
 
 @pytest.mark.usefixtures("cluster")

@@ -2,17 +2,22 @@
 
 import json
 import threading
+import time
 from enum import IntEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import zenray
 from zenray import pipeline, step
 from zenray.cli import runs
+from zenray.context import MAX_SAMPLES, StepContext, entered
 from zenray.errors import DefinitionError, StepFailed
 from zenray.fingerprint import fingerprint
 from zenray.model import Status
@@ -82,6 +87,54 @@ def several() -> None:
 @pipeline
 def failing(kind: str) -> None:
     wrong(kind)
+
+
+class Link:
+    """A tracker that nobody asks for."""
+
+    def attach(self, run_id: str) -> Any:
+        raise AssertionError(run_id)
+
+    def detach(self) -> None:
+        raise AssertionError
+
+
+def test_a_number_logged_in_a_loop_is_kept_as_a_series_for_the_tracker_and_once_in_the_record() -> None:
+    here = StepContext("run", "step", 1, Link())
+    began = time.time()
+    with entered(here):
+        for i in range(5):
+            zenray.log_metadata(loss=1 / (i + 1), epoch=np.int64(i), note=f"epoch {i}")
+        zenray.log_metadata(once=1)
+    assert here.metadata == {"loss": 0.2, "epoch": 4, "note": "epoch 4", "once": 1}
+    assert {key: [s[:2] for s in samples] for key, samples in here.series.items()} == {
+        "loss": [(i, 1 / (i + 1)) for i in range(5)],
+        "epoch": [(i, i) for i in range(5)],
+    }
+    times = [at for _, _, at in here.series["loss"]]
+    assert began <= times[0]
+    assert times == sorted(times)
+
+
+def test_without_a_tracker_no_series_is_kept() -> None:
+    here = StepContext("run", "step", 1)
+    with entered(here):
+        for i in range(5):
+            zenray.log_metadata(loss=i)
+    assert here.series == {}
+
+
+@given(st.integers(2, 5000))
+@settings(max_examples=30, deadline=None)
+def test_of_a_long_series_evenly_chosen_numbers_are_kept_and_the_last(count: int) -> None:
+    here = StepContext("run", "step", 1, Link())
+    for i in range(count):
+        here.keep({"loss": i})
+    indices = [index for index, value, _ in here.series["loss"] if index == value]
+    assert len(indices) == len(here.series["loss"]) <= MAX_SAMPLES + 1
+    assert len(indices) >= min(count, MAX_SAMPLES // 2)
+    assert (indices[0], indices[-1]) == (0, count - 1)
+    assert len({b - a for a, b in pairwise(indices[:-1])}) <= 1
 
 
 def test_metadata_is_kept_with_the_step_run_and_shown_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from zenray.model import Status
 from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
 from zenray.store import open_store
-from zenray.trackers import TrackedRun, open_tracker
+from zenray.trackers import Point, TrackedRun, open_tracker
 from zenray.trackers.reporting import GRACE_S, Reporter
 
 
@@ -28,15 +28,17 @@ class Recorder:
 
     trouble: Callable[[], object] = lambda: None
     values: dict[str, float] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
 
     def start(self, run: TrackedRun) -> None:
         self.trouble()
         self.calls.append(run)
 
-    def log(self, values: Mapping[str, float]) -> None:
+    def log(self, points: Sequence[Point]) -> None:
         self.trouble()
-        self.values.update(values)
+        self.points += points
+        self.values |= {point.name: point.value for point in points}
 
     def end(self, status: str) -> None:
         self.trouble()
@@ -114,6 +116,24 @@ def test_numbers_are_logged_by_step_and_name_and_nothing_else(tmp_path: Path) ->
     assert tracker.calls == [TrackedRun("run-1", "counting", {"count": 1}), "succeeded"]
     assert seen.notes == []
     assert remark == "tracker: 1 of 5 values were not logged"  # no float can hold 10**400
+
+
+def test_a_number_that_is_logged_in_a_loop_is_a_series_in_order(tmp_path: Path) -> None:
+    began = time.time()
+    tracker = Recorder()
+    (state,) = finished_states(tmp_path, 1)
+    state.metadata, state.series = (
+        {"loss": 0.1, "note": "x"},
+        {"loss": [(i, 1 / (i + 1), began + i) for i in range(1200)]},
+    )
+    seen = Seen()
+    store = open_store(str(tmp_path / "store"))
+    reporter = Reporter(tracker, TrackedRun("run-1", "counting"), store=store, observer=seen)
+    reporter.on_step(state)
+    assert reporter.close(Status.SUCCEEDED) == ""
+    series = [p for p in tracker.points if p.name == "numbers.loss"]
+    assert series == [Point("numbers.loss", 1 / (i + 1), i, began + i) for i in range(1200)]
+    assert [p.index for p in tracker.points if p.name == "numbers.output_0"] == [0]
 
 
 def test_a_tracker_that_fails_is_warned_of_once_and_what_it_misses_is_counted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ A tracker is opened from the options of a stack's ``experiment_tracker``: ``flav
 of an entry point in the group ``zenray.trackers``, whose object takes the options and returns a ``Tracker``.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -29,6 +29,19 @@ class TrackedRun:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A number under a name, ``step.output`` or ``step.key``.
+
+    ``index`` counts from 0 what a step logged under the same key; ``logged_at`` is in seconds since the epoch.
+    """
+
+    name: str
+    value: float
+    index: int = 0
+    logged_at: float = 0.0
+
+
 @runtime_checkable
 class Tracker(Protocol):
     """Logs one run; each run opens its own.
@@ -42,8 +55,8 @@ class Tracker(Protocol):
         """Begin a run of the tracker."""
         ...
 
-    def log(self, values: Mapping[str, float]) -> None:
-        """Log values, named ``step.output`` or ``step.key``; each name comes once."""
+    def log(self, points: Sequence[Point]) -> None:
+        """Log numbers; those of a series come in order, and no index of a name comes twice unless the call raised."""
         ...
 
     def end(self, status: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from zenray import integrations
 from zenray.errors import ConfigError, ZenRayError
 from zenray.masking import masked_text
-from zenray.trackers import TrackedRun, check_options
+from zenray.trackers import Point, TrackedRun, check_options
 
 RUN_TAG = "zenray.run_id"
 ATTACH_S = 20.0  # how long a step waits for the driver to have created MLflow's run
@@ -71,12 +71,12 @@ class MlflowTracker:
         for some in _parts(params, 100):
             self._client.log_batch(self._run_id, params=some)
 
-    def log(self, values: Mapping[str, float]) -> None:
-        """Log values as metrics, at step 0."""
+    def log(self, points: Sequence[Point]) -> None:
+        """Log points as metrics; their index is MLflow's step."""
         from mlflow.entities import Metric
 
-        now_ms = int(time.time() * 1000)
-        for some in _parts([Metric(_name(k), v, now_ms, 0) for k, v in values.items()], MAX_BATCH):
+        metrics = [Metric(_name(p.name), p.value, int(p.logged_at * 1000), p.index) for p in points]
+        for some in _parts(metrics, MAX_BATCH):
             self._client.log_batch(self._run_id, metrics=some)
 
     def end(self, status: str) -> None:

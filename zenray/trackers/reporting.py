@@ -6,20 +6,21 @@ Runs in: driver.
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from zenray import artifacts
 from zenray.errors import ZenRayError
 from zenray.journal import Observer, StepState
 from zenray.masking import masked_text
-from zenray.model import Json, Manifest, Status
+from zenray.model import Manifest, Sample, Status
 from zenray.store import Store
-from zenray.trackers import TrackedRun, Tracker
+from zenray.trackers import Point, TrackedRun, Tracker
 
-MAX_WAITING = 10_000  # values, and step runs, that wait for the tracker
+MAX_WAITING, MAX_WAITING_RUNS = 100_000, 10_000  # points, and step runs whose numbers are not read yet
 MAX_BATCH = 500
 MAX_PAUSE_S = 30.0  # between two tries while the tracker fails
 GRACE_S, FIRST_GRACE_S, MAX_WAIT_S = 5.0, 15.0, 30.0  # at the end of a run: for a call, for the first, in all
@@ -31,7 +32,8 @@ class _Finished:
     """A step run with numbers; they are read in the reporter's thread."""
 
     outputs: Mapping[str, Manifest]
-    metadata: Mapping[str, float]
+    logged: Mapping[str, Sequence[Sample]]
+    ended_at: float
 
 
 class Reporter:
@@ -42,7 +44,7 @@ class Reporter:
         self._store, self._observer = store, observer
         self._condition = threading.Condition()
         self._news: deque[_Finished] = deque()
-        self._pending: dict[str, float] = {}
+        self._pending: deque[Point] = deque()
         self._total = self._logged = self._calls = 0
         self._status: Status | None = None  # how the run ended
         self._is_started = self._has_warned = self._is_closed = False
@@ -59,13 +61,16 @@ class Reporter:
             return
         names = (f"{state.name}.{o.name}" for o in state.step.outputs)
         outputs = {n: m for n, m in zip(names, state.outputs, strict=True) if m.type_name in NUMBERS}
-        metadata = {f"{state.name}.{k}": v for k, v in state.metadata.items() if _is_number(v)}
-        if not outputs and not metadata:
+        ended_at = state.ended_at or time.time()
+        logged = _logged(state, ended_at)
+        for name in outputs:  # where an output is called like a key of the metadata, the output counts
+            logged.pop(name, None)
+        if not outputs and not logged:
             return
         with self._condition:
-            self._total += len(outputs.keys() | metadata.keys())
-            if len(self._news) < MAX_WAITING:
-                self._news.append(_Finished(outputs, metadata))
+            self._total += len(outputs) + sum(map(len, logged.values()))
+            if len(self._news) < MAX_WAITING_RUNS:
+                self._news.append(_Finished(outputs, logged, ended_at))
                 self._condition.notify_all()
 
     def on_note(self, text: str) -> None:
@@ -136,9 +141,7 @@ class Reporter:
             news = [self._news.popleft() for _ in range(len(self._news))]
             status = self._status
         for finished in news:
-            for name, value in _values(finished, self._store):
-                if len(self._pending) < MAX_WAITING:
-                    self._pending[name] = value
+            self._pending.extend(islice(_points(finished, self._store), max(0, MAX_WAITING - len(self._pending))))
         return status
 
     def _send(self, status: Status | None) -> None:
@@ -149,12 +152,12 @@ class Reporter:
                 self._calls += 1
                 self._condition.notify_all()
         while self._pending and not self._is_closed:
-            some = dict(list(self._pending.items())[:MAX_BATCH])
+            some = list(islice(self._pending, MAX_BATCH))
             self._tracker.log(some)
             self._calls += 1
             self._logged += len(some)
-            for name in some:
-                del self._pending[name]
+            for _ in some:
+                self._pending.popleft()
         if status is not None and not self._is_closed:
             self._tracker.end(str(status))
 
@@ -173,17 +176,23 @@ def _why(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {masked_text(str(exc).strip().partition(chr(10))[0])[:200]}"
 
 
-def _is_number(value: Json) -> bool:
-    return isinstance(value, int | float)
+def _logged(state: StepState, ended_at: float) -> dict[str, Sequence[Sample]]:
+    """Return the numbers that a step run logged: one, or a series."""
+    found: dict[str, Sequence[Sample]] = {}
+    for key, value in state.metadata.items():
+        if key in state.series:
+            found[f"{state.name}.{key}"] = state.series[key]
+        elif isinstance(value, int | float):
+            found[f"{state.name}.{key}"] = ((0, value, ended_at),)
+    return found
 
 
-def _values(finished: _Finished, store: Store) -> list[tuple[str, float]]:
-    """Return a step run's numbers; where an output is called like a key of the metadata, the output's."""
-    found: dict[str, float] = {}
-    for name, value in finished.metadata.items():
-        with suppress(OverflowError):  # an int that no float can hold
-            found[name] = float(value)
+def _points(finished: _Finished, store: Store) -> Iterator[Point]:
+    """Give a step run's numbers; what no float can hold, and an artifact that cannot be read, counts as not logged."""
+    for name, samples in finished.logged.items():
+        for index, value, logged_at in samples:
+            with suppress(OverflowError):
+                yield Point(name, float(value), index, logged_at)
     for name, manifest in finished.outputs.items():
-        with suppress(OverflowError, ZenRayError):  # an artifact that cannot be read counts as not logged
-            found[name] = float(artifacts.load(manifest, store))
-    return list(found.items())
+        with suppress(OverflowError, ZenRayError):
+            yield Point(name, float(artifacts.load(manifest, store)), 0, finished.ended_at)

@@ -5,14 +5,15 @@ Runs in: anywhere.
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zenray import integrations
 from zenray.errors import ConfigError
-from zenray.trackers import TrackedRun, check_options
+from zenray.trackers import Point, TrackedRun, check_options
 
 FINISH_S = 15.0  # for what is still to be sent; the rest stays on disk, for `wandb sync`
+INDEX = "zenray.index"  # in each row of the history that is ours
 _OPTIONS = ("project", "entity", "api_key", "base_url", "mode", "dir")
 
 
@@ -33,6 +34,7 @@ class WandbTracker:
         self._mode: Any = "shared" if mode == "online" else mode
         self._options = dict(options)
         self._run: Any = None
+        self._series: set[str] = set()
         self._is_driver = False
 
     def start(self, run: TrackedRun) -> None:
@@ -42,9 +44,17 @@ class WandbTracker:
             self._run = self._init(run.run_id, is_primary=True)
         self._run.config.update({**run.parameters, "zenray": {**run.tags, "run_id": run.run_id}})
 
-    def log(self, values: Mapping[str, float]) -> None:
-        """Log values in one step of the run's history."""
-        self._run.log(dict(values))
+    def log(self, points: Sequence[Point]) -> None:
+        """Log points, in a row of the run's history for each index, which is the x axis of a series."""
+        rows: dict[int, dict[str, float]] = {}
+        for point in points:
+            rows.setdefault(point.index, {INDEX: point.index})[point.name] = point.value
+            if point.index and point.name not in self._series:
+                self._series.add(point.name)
+                self._run.define_metric(INDEX, hidden=True)
+                self._run.define_metric(point.name, step_metric=INDEX)
+        for _, row in sorted(rows.items()):
+            self._run.log(row)
 
     def end(self, status: str) -> None:
         """Finish the run; a status that is not success is an exit code of 1."""

@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zenray.errors import ConfigError
-from zenray.trackers import TrackedRun
+from zenray.trackers import Point, TrackedRun
 
 
 class JsonLinesTracker:
@@ -28,9 +28,9 @@ class JsonLinesTracker:
         self._run_id = run.run_id
         self._append(event="start", pipeline=run.pipeline, parameters=run.parameters, tags=run.tags)
 
-    def log(self, values: Mapping[str, float]) -> None:
-        """Called with what several steps gave, under names such as ``train.auc``."""
-        self._append(event="values", values=values)
+    def log(self, points: Sequence[Point]) -> None:
+        """Called with what several steps gave, under names such as ``train.auc``, and what they logged in a loop."""
+        self._append(event="values", values=[[point.name, point.index, point.value] for point in points])
 
     def end(self, status: str) -> None:
         """Called when the run has ended."""
