@@ -3,42 +3,26 @@
 A server whose programs are not installed skips its tests on a laptop and fails them where CI is set.
 """
 
-import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import TypeVar
 
 import pytest
 
 from tests.servers import databases
 from tests.servers.object_stores import ObjectStore, azurite
-
-S = TypeVar("S")
-
-
-def _running(server: AbstractContextManager[S]) -> Iterator[S]:
-    try:
-        opened = server.__enter__()
-    except databases.MissingServer as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
-    try:
-        yield opened
-    finally:
-        server.__exit__(None, None, None)
+from tests.servers.starting import running
+from zenray.metadata.ledger import Ledger
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[databases.PostgreSQL]:
     """A PostgreSQL server; whoever stops it starts it again."""
-    yield from _running(databases.postgresql())
+    yield from running(databases.postgresql())
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[databases.MariaDB]:
     """A MariaDB server."""
-    yield from _running(databases.mariadb())
+    yield from running(databases.mariadb())
 
 
 @pytest.fixture(scope="session")
@@ -78,5 +62,11 @@ def server_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def azure_server() -> Iterator[ObjectStore]:
     """An Azure Blob server with a container."""
-    with azurite() as server:
-        yield server
+    yield from running(azurite())
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    """A ledger on the database of the test, whose module has the fixture ``url``."""
+    with Ledger(url) as opened:
+        yield opened

@@ -7,20 +7,19 @@ from pathlib import Path
 import pytest
 
 from tests.servers.object_stores import ObjectStore, fake_gcs, seaweedfs
+from tests.servers.starting import running
 from zenray.store import Store, open_store
 from zenray.testing import StoreContract
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[ObjectStore]:
-    with seaweedfs() as server:
-        yield server
+    yield from running(seaweedfs())
 
 
 @pytest.fixture(scope="module")
 def gcs() -> Iterator[ObjectStore]:
-    with fake_gcs() as server:
-        yield server
+    yield from running(fake_gcs())
 
 
 class TestLocalFolder(StoreContract):

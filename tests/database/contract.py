@@ -1,6 +1,6 @@
 """What a ledger does, whatever database it lies in: subclassed for SQLite in ``tests/unit``, for the servers here.
 
-A subclass is run with the fixtures ``ledger``, an open and empty ``Ledger``, and ``url``, the database's URL.
+A subclass of ``LedgerContract`` needs a fixture ``url``, the URL of an empty database; ``ledger`` is open on it.
 """
 
 import os
@@ -581,6 +581,10 @@ class ClaimsContract:
         rows = ledger.database.read(select(schema.claims.c.run_id))
         assert len(rows) == 300
         assert {row.run_id for row in rows} <= set(rivals)
+
+
+class LedgerContract(RunsContract, StepRunsContract, ArtifactsContract, CacheContract, LeasesContract, ClaimsContract):
+    """All of it."""
 
 
 names = st.sampled_from(["a", "b"])

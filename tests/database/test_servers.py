@@ -23,33 +23,7 @@ def url(request):
     return url
 
 
-@pytest.fixture
-def ledger(url):
-    with Ledger(url) as opened:
-        yield opened
-
-
-class TestRuns(contract.RunsContract):
-    pass
-
-
-class TestStepRuns(contract.StepRunsContract):
-    pass
-
-
-class TestArtifacts(contract.ArtifactsContract):
-    pass
-
-
-class TestCache(contract.CacheContract):
-    pass
-
-
-class TestLeases(contract.LeasesContract):
-    pass
-
-
-class TestClaims(contract.ClaimsContract):
+class TestLedger(contract.LedgerContract):
     pass
 
 

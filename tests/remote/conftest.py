@@ -8,12 +8,12 @@ import pytest
 
 from tests.servers.object_stores import ObjectStore, seaweedfs
 from tests.servers.proxy import FaultProxy, fault_proxy
+from tests.servers.starting import running
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[ObjectStore]:
-    with seaweedfs() as server:
-        yield server
+    yield from running(seaweedfs())
 
 
 @pytest.fixture

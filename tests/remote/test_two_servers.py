@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 import zenray
 from tests.servers.object_stores import ObjectStore, seaweedfs
+from tests.servers.starting import running
 from zenray import pipeline, profile, step
 from zenray.cli import app
 from zenray.errors import StoreError
@@ -33,8 +34,7 @@ def both(n: int = 20_000):
 
 @pytest.fixture(scope="module")
 def other_server() -> Iterator[ObjectStore]:
-    with seaweedfs() as server:
-        yield server
+    yield from running(seaweedfs())
 
 
 @pytest.fixture(autouse=True)

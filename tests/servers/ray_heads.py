@@ -1,11 +1,8 @@
 """A real Ray cluster of one node on loopback, with Jobs API and token, as a cluster elsewhere is seen from a client."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +11,11 @@ from pathlib import Path
 
 import ray
 
-from tests.servers.object_stores import _free_block
+from tests.servers.starting import folder as new_folder
+from tests.servers.starting import free_ports, start, wait_ready
 from zenray import processes
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-START_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,24 @@ class Head:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return bytes(answer.read())
 
+    def answers(self) -> bool:
+        """Say whether the Jobs API is up."""
+        try:
+            return bool(self.ask("/api/jobs/"))
+        except OSError:
+            return False
+
 
 @contextmanager
 def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
     """Run a head, without ZenRay installed, whose processes have the given environment and hardly anything else."""
-    folder = Path(tempfile.mkdtemp(prefix="zrh-", dir="/tmp"))  # short: Ray's sockets lie below it
+    with new_folder("head") as folder:
+        yield from _ray_head(folder, environment)
+
+
+def _ray_head(folder: Path, environment: Mapping[str, str]) -> Iterator[Head]:
     (folder / "home").mkdir()
-    base = _free_block(8)
+    base = free_ports(8)
     python = _environment_without_zenray(folder / "venv")
     command = [
         str(python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats",
@@ -59,20 +67,16 @@ def ray_head(environment: Mapping[str, str]) -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         **environment,
     }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=given, cwd=folder, start_new_session=True
-        )
+    server = start(command, folder / "log", env=given, cwd=folder, is_leader=True)
     head = Head(f"http://127.0.0.1:{base + 1}", folder)
     try:
-        _wait_ready(head, server)
+        wait_ready(server, head.answers, folder / "log")
         yield head
     finally:
         members = processes.session(server.pid)
         server.kill()
         server.wait()
         processes.kill(members)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment_without_zenray(folder: Path) -> Path:
@@ -83,16 +87,3 @@ def _environment_without_zenray(folder: Path) -> Path:
         if "zenray" not in path.name and not (target / path.name).exists():
             (target / path.name).symlink_to(path)
     return folder / "bin" / "python"
-
-
-def _wait_ready(head: Head, server: "subprocess.Popen[bytes]") -> None:
-    give_up_at = time.monotonic() + START_S
-    while True:
-        try:
-            head.ask("/api/jobs/")
-            return
-        except OSError as exc:
-            if server.poll() is not None or time.monotonic() > give_up_at:
-                log = (head.folder / "log").read_text(errors="replace")
-                raise RuntimeError(f"the Ray head did not start: {exc}\n{log[-3000:]}") from exc
-        time.sleep(0.2)

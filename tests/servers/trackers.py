@@ -2,32 +2,35 @@
 
 import os
 import signal
-import socket
-import subprocess
-import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-READY_S = 90.0
+from tests.servers.starting import Process, free_ports, required, start, wait_ready
+
 PROGRAM = Path(__file__).parents[2] / ".venv-mlflow" / "bin" / "mlflow"  # `make .venv-mlflow/bin/mlflow` makes it
-
-
-class MissingServer(Exception):
-    """Raised where the program of the server is not installed."""
 
 
 class MlflowServer:
     """An MLflow server on SQLite; ``stop`` ends it as a crash would, ``start`` brings it back on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        if not PROGRAM.exists():
-            raise MissingServer(f"{PROGRAM} is not installed; run `make {PROGRAM.relative_to(PROGRAM.parents[2])}`")
+        required(PROGRAM, f"make {PROGRAM.relative_to(PROGRAM.parents[2])}")
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_ports()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
+
+    @classmethod
+    @contextmanager
+    def running(cls, folder: Path) -> "Iterator[MlflowServer]":
+        """Run a server for as long as the block."""
+        server = cls(folder)
+        try:
+            yield server.start()
+        finally:
+            server.stop()
 
     def start(self) -> "MlflowServer":
         """Start the server and wait until it answers."""
@@ -41,16 +44,9 @@ class MlflowServer:
         words += ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         words += ["--artifacts-destination", str(self._folder / "artifacts")]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("MLFLOW_")}
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                words, stdout=log, stderr=log, env=environment | calm, cwd=self._folder, start_new_session=True
-            )
-        until = time.monotonic() + READY_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.stop()
-                raise RuntimeError(f"the MLflow server did not start:\n{(self._folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.1)
+        log = self._folder / "log"
+        self._process = start(words, log, env=environment | calm, cwd=self._folder, is_leader=True)
+        wait_ready(self._process, self._answers, log)
         return self
 
     def stop(self) -> None:

@@ -1,6 +1,5 @@
 """What the tests of trackers share: a server, and runs on a stack with a tracker."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers.trackers import MissingServer, MlflowServer
+from tests.servers.starting import running
+from tests.servers.trackers import MlflowServer
 from zenray import Pipeline, Run, local_cluster
 from zenray.journal import StepState
 from zenray.model import Status
@@ -68,14 +68,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """An MLflow server; whoever stops it starts it again."""
-    try:
-        server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    except MissingServer as exc:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(exc))
-    yield server.start()
-    server.stop()
+    yield from running(MlflowServer.running(tmp_path_factory.mktemp("mlflow")))
 
 
 @pytest.fixture(scope="session")

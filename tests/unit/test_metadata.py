@@ -43,37 +43,11 @@ def url(path):
     return url_of(path)
 
 
-@pytest.fixture
-def ledger(url):
-    with Ledger(url) as opened:
-        yield opened
-
-
 def url_of(path):
     return f"sqlite:///{path}"
 
 
-class TestRuns(contract.RunsContract):
-    pass
-
-
-class TestStepRuns(contract.StepRunsContract):
-    pass
-
-
-class TestArtifacts(contract.ArtifactsContract):
-    pass
-
-
-class TestCache(contract.CacheContract):
-    pass
-
-
-class TestLeases(contract.LeasesContract):
-    pass
-
-
-class TestClaims(contract.ClaimsContract):
+class TestLedger(contract.LedgerContract):
     pass
 
 
