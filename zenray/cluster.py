@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from zenray import local_cluster
+from zenray.cluster_files import ClusterInfo
 from zenray.errors import ClusterError, ConfigError
 from zenray.launcher import Done
 from zenray.model import AttemptResult, CodeRef, Failure, JobContext, Resources, StepCall
@@ -174,7 +175,7 @@ class RayLauncher:
         self._run_unit = self._ray.remote(max_retries=0)(_unit_runner(context))
 
 
-_joined_to: "tuple[local_cluster.Start, local_cluster.ClusterInfo] | None" = None  # holds the cluster while it is ours
+_joined_to: "tuple[local_cluster.Start, ClusterInfo] | None" = None  # holds the cluster while it is ours
 
 
 def _joined() -> Any:

@@ -24,7 +24,8 @@ from ray._private.resource_isolation_config import ResourceIsolationConfig
 from ray.core.generated import common_pb2, node_manager_pb2, node_manager_pb2_grpc
 
 from zenray import processes
-from zenray.local_cluster import ClusterInfo, KeeperSpec, Options, is_published, try_flock, withdraw, write_state
+from zenray.cluster_files import ClusterInfo, is_published, try_flock, withdraw, write_state
+from zenray.local_cluster import KeeperSpec, Options
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.25

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from zenray import local_cluster, processes
+from zenray import cluster_files, local_cluster, processes
+from zenray.cluster_files import ClusterInfo
 from zenray.errors import ClusterError, ConfigError
 
 JOIN = """
@@ -32,7 +33,7 @@ sys.stdin.read()
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_cluster.ClusterInfo]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterInfo]:
     """One cluster for the tests that only look at it, started by a run that has secrets in its environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZENRAY_HOME", str(tmp_path_factory.mktemp("home")))
@@ -45,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_cluster.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZENRAY_HOME", str(Path(info.log_path).parent.parent.parent))
         local_cluster.down()
-        local_cluster._place().lock.unlink(missing_ok=True)
+        cluster_files.place().lock.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv(local_cluster.IDLE_VARIABLE, raising=False)
     yield tmp_path
     local_cluster.down()
-    local_cluster._place().lock.unlink(missing_ok=True)
+    cluster_files.place().lock.unlink(missing_ok=True)
 
 
 def run(code: str, *, timeout_s: float = 40) -> str:
@@ -72,34 +73,34 @@ def until(condition: Callable[[], bool], *, timeout_s: float = 20) -> bool:
     return True
 
 
-def start(**options: float) -> tuple[local_cluster.Start, local_cluster.ClusterInfo]:
+def start(**options: float) -> tuple[local_cluster.Start, ClusterInfo]:
     """Start a cluster that this test holds only as long as it keeps the first result."""
     pending = local_cluster.begin(**options)  # type: ignore[arg-type]
     return pending, pending.wait_ready()
 
 
-def has_ended(info: local_cluster.ClusterInfo) -> bool:
+def has_ended(info: ClusterInfo) -> bool:
     return not processes.session(info.pid) and not Path(info.directory).exists() and local_cluster.find() is None
 
 
-def joined(info: local_cluster.ClusterInfo, code: str) -> str:
+def joined(info: ClusterInfo, code: str) -> str:
     """Run a driver on the cluster and return all that it prints."""
     return run(JOIN.format(info=info) + code)
 
 
-def test_a_driver_joins_and_nothing_is_printed(cluster: local_cluster.ClusterInfo) -> None:
+def test_a_driver_joins_and_nothing_is_printed(cluster: ClusterInfo) -> None:
     assert joined(cluster, "assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42; ray.shutdown()") == ""
     assert (cluster.num_cpus, cluster.num_gpus) == (2, 0)
 
 
-def test_a_driver_that_imported_ray_earlier_joins_and_keeps_its_environment(cluster: local_cluster.ClusterInfo) -> None:
+def test_a_driver_that_imported_ray_earlier_joins_and_keeps_its_environment(cluster: ClusterInfo) -> None:
     code = "import ray" + JOIN.format(info=cluster)
     code += "assert not {'RAY_AUTH_MODE', 'RAY_AUTH_TOKEN_PATH'} & set(os.environ)\n"
     code += "print(ray.get(ray.remote(lambda: os.environ['RAY_AUTH_TOKEN_PATH']).remote()))"
     assert run(code).strip() == cluster.token_path
 
 
-def test_a_driver_that_is_killed_leaves_no_work_behind(cluster: local_cluster.ClusterInfo) -> None:
+def test_a_driver_that_is_killed_leaves_no_work_behind(cluster: ClusterInfo) -> None:
     code = "import time; r = ray.remote(lambda: time.sleep(300)).remote(); time.sleep(1); print('x'); os._exit(0)"
     assert joined(cluster, code) == "x\n"
     wait = "import time; end = time.monotonic() + 20\n"
@@ -108,7 +109,7 @@ def test_a_driver_that_is_killed_leaves_no_work_behind(cluster: local_cluster.Cl
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="ss is not installed")
-def test_all_ports_are_on_loopback(cluster: local_cluster.ClusterInfo) -> None:
+def test_all_ports_are_on_loopback(cluster: ClusterInfo) -> None:
     joined(cluster, "ray.get(ray.remote(lambda: 1).remote())")
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout.splitlines()
     ours = {str(pid) for pid, _ in processes.session(cluster.pid)}
@@ -118,7 +119,7 @@ def test_all_ports_are_on_loopback(cluster: local_cluster.ClusterInfo) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "0" * 64])
-def test_without_the_right_token_nobody_gets_in(cluster: local_cluster.ClusterInfo, token: str) -> None:
+def test_without_the_right_token_nobody_gets_in(cluster: ClusterInfo, token: str) -> None:
     code = f"""
 import os
 os.environ.update({local_cluster.join_environment(cluster)!r})
@@ -135,7 +136,7 @@ except Exception as error:
     assert Path(cluster.directory).stat().st_mode & 0o777 == 0o700
 
 
-def test_secrets_of_the_first_run_do_not_reach_the_workers(cluster: local_cluster.ClusterInfo) -> None:
+def test_secrets_of_the_first_run_do_not_reach_the_workers(cluster: ClusterInfo) -> None:
     seen = json.loads(
         joined(cluster, "import json; print(json.dumps(ray.get(ray.remote(lambda: dict(os.environ)).remote())))")
     )
