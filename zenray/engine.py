@@ -166,6 +166,14 @@ class Coordinator:
                 self._end(self.steps[name], Status.CANCELLED)
             self._moved.notify_all()
 
+    def stop(self, reason: str) -> bool:
+        """Let whoever waits for the run raise RunCancelled, in another thread; False where the run is over."""
+        with self._lock:
+            if not self._is_closed:
+                self._error = RunCancelled(reason)
+                self._moved.notify_all()
+            return not self._is_closed
+
     def close(self) -> None:
         """Stop the engine's thread and let go of the launcher."""
         with self._lock:

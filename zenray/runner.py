@@ -39,6 +39,7 @@ from zenray.returned import brief, named, references
 from zenray.settings import home
 from zenray.stack import THIS_CLUSTER, Stack
 from zenray.step import calling
+from zenray.stopping import StopRequest
 from zenray.store import Store, ledger_name, open_store
 from zenray.trackers import TrackedRun, open_for_run
 from zenray.trackers.reporting import Reporter
@@ -113,7 +114,8 @@ def run(request: RunRequest, observer: RunObserver) -> str:
         fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
         reporter = Reporter(tracker, _tracked(record), store=store, observer=observer) if tracker else None
         pack = partial(artifacts.pack, store=store, run_id=run_id)
-        with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S, before_commit=pack) as writer:
+        stop = StopRequest()
+        with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S, before_commit=pack, on_stop=stop) as writer:
             coordinator = Coordinator(
                 run_id,
                 reader=ledger,
@@ -127,7 +129,11 @@ def run(request: RunRequest, observer: RunObserver) -> str:
                 outer=enclosing_runs(),
             )
             observer.on_start(run_id, request)
-            _execute(request, coordinator, writer, observer, reporter)
+            stop.reaches(coordinator, is_inline=launcher is None)
+            try:
+                _execute(request, coordinator, writer, observer, reporter)
+            except RunCancelled as exc:
+                raise stop.explained(exc) from exc.__cause__
     return run_id
 
 

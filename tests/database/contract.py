@@ -445,6 +445,27 @@ class LeasesContract:
         ledger.acquire_lease(RUN, "host:1", ttl_s=600)
         assert ledger.mark_lost(RUN, now=time.time(), is_owner_dead=True)
 
+    def test_whoever_works_on_a_run_learns_that_it_is_to_stop(self, ledger):
+        ledger.create_run(a_run())
+        fence, told = ledger.acquire_lease(RUN, "me", ttl_s=60), []
+        with LedgerWriter(ledger, RUN, fence, ttl_s=0.6, on_stop=told.append) as writer:
+            writer.record(a_step())
+            writer.flush()
+            assert told == []
+            assert ledger.ask_to_stop(RUN, "ann@host")
+            assert ledger.ask_to_stop(RUN, "bob@host")
+            give_up_at = time.monotonic() + 30
+            while not told and time.monotonic() < give_up_at:
+                time.sleep(0.05)
+            writer.record(a_step("next"))
+            writer.flush()
+        assert told == ["ann@host"]
+        assert ledger.find_run(RUN).stop_asked_by == "ann@host"
+        ledger.finish_run(RUN, Status.CANCELLED, ended_at=1.0, fence=fence)
+        assert not ledger.ask_to_stop(RUN, "cid@host")
+        with pytest.raises(NotFoundError):
+            ledger.ask_to_stop("none", "ann@host")
+
 
 RACE = """
 import sys, time

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zenray.views import Books, Run
 
 MANY_STEPS = 1000  # the outputs of more are not listed
-app = new_app("Runs: list, show, logs, explain.")
+app = new_app("Runs: list, show, logs, stop, explain.")
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the beginning of it, or 'latest'.")]
 StepArgument = Annotated[str | None, typer.Argument(metavar="[STEP]", help="A step run's name.")]
 
@@ -199,6 +199,40 @@ def _logs(books: "Books", run_id: str, name: str, attempts: "list[AttemptRecord]
 
 def _print(text: str) -> None:
     typer.echo(text, nl=not text.endswith("\n"))
+
+
+@app.command()
+def stop(
+    run: RunArgument,
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="How long to wait for its end, such as 60 or '5min'.")
+    ] = "60",
+    stack: StackOption = None,
+) -> None:
+    """End a run of any process or machine as Ctrl-C would, and wait until it has ended; what was committed stays."""
+    import time
+
+    from zenray.errors import ClusterError
+    from zenray.recovery import mark_lost_runs
+    from zenray.runner import owner_name
+    from zenray.units import duration_s
+
+    wait_s = duration_s(timeout)
+    if wait_s is None:
+        raise typer.BadParameter(f"--timeout {timeout!r} is no duration; write it like 60 or '5min'")
+    books = _books(stack)
+    run_id = _find(run, books).run_id
+    is_asked = books.ledger.ask_to_stop(run_id, owner_name().rpartition(":")[0])
+    give_up_at = time.monotonic() + wait_s
+    while not (found := books.ledger.find_run(run_id)).status.is_finished:
+        if time.monotonic() > give_up_at:
+            raise ClusterError(
+                f"run {run_id} was asked to stop {wait_s:g} s ago and is {found.status} still: its pipeline may be at "
+                f"work between two steps; look again with `zenray run show {run_id}`"
+            )
+        time.sleep(0.2)
+        mark_lost_runs(books.ledger)
+    typer.echo(f"run {run_id} {'is' if is_asked else 'had ended before:'} {found.status}")
 
 
 @app.command()

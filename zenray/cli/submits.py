@@ -69,4 +69,4 @@ def _submit_elsewhere(file: "StackFile", target: str, texts: list[str], *, use_c
     note(f"run {job.run_id} is submitted to {job.head.url}")
     note(f"look at it: zenray run show {job.run_id} --stack {job.stack}")
     note(f"follow it:  ray job logs --follow {job.run_id} --address {job.head.url}")
-    note(f"stop it:    ray job stop {job.run_id} --address {job.head.url}")
+    note(f"stop it:    zenray run stop {job.run_id} --stack {job.stack}")

@@ -18,7 +18,7 @@ from zenray.metadata.schema import attempts, claims, runs, step_runs
 from zenray.model import Status
 
 UNFINISHED = (Status.WAITING.value, Status.RUNNING.value)
-_CURRENT = select(runs.c.fence, runs.c.owner, runs.c.lease_until, runs.c.status).with_for_update()
+_CURRENT = select(runs.c.fence, runs.c.owner, runs.c.lease_until, runs.c.status, runs.c.stop_asked_by).with_for_update()
 
 
 def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_owner_dead: bool = False) -> int:
@@ -40,8 +40,8 @@ def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_own
     return database.write(take)
 
 
-def check(connection: Connection, run_id: str, fence: int) -> None:
-    """Lock the run's row and raise RunLostError unless its fence is still ``fence``."""
+def check(connection: Connection, run_id: str, fence: int) -> str:
+    """Lock the run's row and raise RunLostError unless its fence is still ``fence``; return who wants it to stop."""
     row = connection.execute(_CURRENT.where(runs.c.run_id == run_id)).one_or_none()
     if row is None:
         raise RunLostError(f"run {run_id!r} has been deleted while it was being worked on; start a new one")
@@ -51,6 +51,20 @@ def check(connection: Connection, run_id: str, fence: int) -> None:
             f"run {run_id!r} {taken} (fence {row.fence}, ours is {fence}): nothing more was written from here; "
             f"see `zenray run show {run_id}`"
         )
+    return str(row.stop_asked_by)
+
+
+def ask_to_stop(database: Database, run_id: str, by: str) -> bool:
+    """Let the owner of a run know that it is to end; see ``Ledger.ask_to_stop``."""
+
+    def ask(connection: Connection) -> bool:
+        row = _current(connection, run_id)
+        if row.status not in UNFINISHED:
+            return False
+        connection.execute(update(runs).where(runs.c.run_id == run_id), {"stop_asked_by": row.stop_asked_by or by})
+        return True
+
+    return database.write(ask)
 
 
 def renew(connection: Connection, run_id: str, *, ttl_s: float) -> None:

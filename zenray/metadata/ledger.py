@@ -187,6 +187,10 @@ class Ledger:
         """
         return leases.mark_lost(self.database, run_id, now=now, is_owner_dead=is_owner_dead)
 
+    def ask_to_stop(self, run_id: str, by: str) -> bool:
+        """Let the owner of a run know, within seconds, that ``by`` wants it to end; False where it has ended."""
+        return leases.ask_to_stop(self.database, run_id, by)
+
     def ledger_id(self) -> str:
         """Return what tells this ledger from any other; made when first asked for."""
         query = select(schema.identity.c.ledger_id)

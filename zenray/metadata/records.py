@@ -32,6 +32,7 @@ class RunRecord:
     fence: int = 0
     owner: str = ""
     lease_until: float | None = None
+    stop_asked_by: str = ""  # whoever it is that wants the run to end
 
 
 @dataclass(frozen=True, slots=True)

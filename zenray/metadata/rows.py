@@ -86,6 +86,7 @@ def run_to_row(run: RunRecord) -> Values:
         "fence": run.fence,
         "owner": run.owner,
         "lease_until": run.lease_until,
+        "stop_asked_by": run.stop_asked_by,
     }
 
 

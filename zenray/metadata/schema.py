@@ -78,6 +78,7 @@ runs = _table(
     Column("fence", Integer, nullable=False),
     _text("owner"),
     _time("lease_until"),
+    _text("stop_asked_by"),
     Index("runs_by_pipeline", "pipeline", "started_at"),
     Index("runs_by_start", "started_at"),
     Index("runs_by_status", "status", "lease_until"),

@@ -17,6 +17,7 @@ from zenray.metadata.records import Change
 from zenray.metadata.rows import Batch, BatchWriter
 from zenray.model import Manifest
 
+LOOK_S = 1.0  # how often an idle run looks whether it is to stop, and renews its lease where that is due
 _PENDING_MAX = 100_000
 _BATCH_MAX = 2_000  # calls of record() in one transaction: other processes wait for it
 
@@ -30,6 +31,7 @@ class LedgerWriter:
 
     ``before_commit`` is called with the artifacts of a batch, in a thread of its own, and may take its time: the batch
     is committed when it has returned, and the lease is kept meanwhile. What it raises counts as what went wrong.
+    ``on_stop`` is called once when somebody has asked for the end of the run, with who that is.
     """
 
     def __init__(
@@ -41,13 +43,16 @@ class LedgerWriter:
         ttl_s: float = 30.0,
         delay_s: float = 0.1,
         before_commit: Callable[[Sequence[Manifest]], object] = lambda manifests: None,
+        on_stop: Callable[[str], object] = lambda by: None,
     ) -> None:
         self._database = ledger.database
         self._run_id = run_id
         self._fence = fence
         self._ttl_s = ttl_s
         self._delay_s = delay_s
-        self._before_commit = before_commit
+        self._before_commit, self._on_stop = before_commit, on_stop
+        self._is_stop_told = False
+        self._look_s = min(LOOK_S, ttl_s / 3)
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
         self._batches: BatchWriter | None = None
         self._changed = threading.Condition()
@@ -138,9 +143,9 @@ class LedgerWriter:
             self._database.release()
 
     def _take(self) -> list[tuple[Change, ...]] | None:
-        """Wait for what is to be committed next; empty where only the lease is due, None at the end."""
+        """Wait for what is to be committed next; empty where there is nothing for a while, None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._is_closing, self._renew_at - time.monotonic())
+            self._changed.wait_for(lambda: self._pending or self._is_closing, self._look_s)
             if self._pending:  # let more come together, unless somebody waits for it
                 self._changed.wait_for(self._is_urgent, self._delay_s)
             elif self._is_closing:
@@ -155,8 +160,8 @@ class LedgerWriter:
     def _prepare(self, manifests: Sequence[Manifest]) -> None:
         with ThreadPoolExecutor(1, thread_name_prefix="zenray-packs") as threads:
             prepared = threads.submit(self._before_commit, manifests)
-            while not wait([prepared], timeout=self._ttl_s / 3).done:
-                self._commit(Batch())  # an empty one renews the lease
+            while not wait([prepared], timeout=self._look_s).done:
+                self._commit(Batch())
             prepared.result()
 
     def _commit(self, batch: Batch) -> None:
@@ -165,13 +170,16 @@ class LedgerWriter:
     def _write(self, batch: Batch) -> None:
         now = time.monotonic()
         with self._database.transaction() as connection:
-            leases.check(connection, self._run_id, self._fence)
+            stop_asked_by = leases.check(connection, self._run_id, self._fence)
             self._batches = self._batches or BatchWriter(self._database, connection.dialect)
             self._batches.write(connection, batch)
             if now >= self._renew_at:
                 leases.renew(connection, self._run_id, ttl_s=self._ttl_s)
         if now >= self._renew_at:
             self._renew_at = now + self._ttl_s / 3
+        if stop_asked_by and not self._is_stop_told:
+            self._is_stop_told = True
+            self._on_stop(stop_asked_by)
 
     def _fail(self, error: ZenRayError) -> None:
         with self._changed:

@@ -58,6 +58,7 @@ def _create_runs() -> None:
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("owner", _TEXT, nullable=False),
         sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("stop_asked_by", _TEXT, nullable=False),
         sa.PrimaryKeyConstraint("run_id"),
         **_MYSQL,
     )
