@@ -114,8 +114,7 @@ def execute(ledger: Ledger, statement: str) -> list[Any]:
 
 def measure_claims(ledger: Ledger) -> None:
     for run_id in ("claimer", "rival"):
-        ledger.create_run(RunRecord(run_id, "claims", Status.RUNNING, time.time()))
-        ledger.acquire_lease(run_id, run_id, ttl_s=600)
+        ledger.create_run(RunRecord(run_id, "claims", Status.RUNNING, time.time()), owner=run_id, ttl_s=600)
     for count in (1, 200):
         keys = [{f"{n:032x}{i:032x}": "train" for i in range(count)} for n in range(200 // count + 30)]
         won = [milliseconds(lambda k=k: ledger.claim(k, store="s", run_id="claimer")) for k in keys]

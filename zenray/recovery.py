@@ -5,17 +5,11 @@ Runs in: driver.
 
 import os
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zenray.model import Status
-
 if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: who has a ledger has paid for it
     from zenray.metadata.ledger import Ledger
-    from zenray.metadata.records import RunRecord
-
-UNOWNED_S = 60.0  # between a run's first row and its lease lie milliseconds
 
 
 def mark_lost_runs(ledger: "Ledger") -> list[str]:
@@ -27,22 +21,12 @@ def mark_lost_runs(ledger: "Ledger") -> list[str]:
     """
     if ledger.database.is_read_only:
         return []
-    now = time.time()
-    unfinished = [r for s in (Status.RUNNING, Status.WAITING) for r in ledger.list_runs(status=s, limit=10_000)]
-    return [r.run_id for r in unfinished if _is_lost(r, now) and _mark(ledger, r, now)]
-
-
-def _mark(ledger: "Ledger", run: "RunRecord", now: float) -> bool:
-    is_known_dead = not run.owner or _is_here(run.owner)
-    return ledger.mark_lost(run.run_id, now=now, is_owner_dead=is_known_dead)
-
-
-def _is_lost(run: "RunRecord", now: float) -> bool:
-    if not run.owner:  # its process has not taken the lease yet, or died before it could
-        return now - run.started_at > UNOWNED_S
-    if _is_here(run.owner):
-        return is_owner_dead(run.owner)
-    return run.lease_until is not None and run.lease_until < now
+    lost = []
+    for run, has_ended in ledger.unfinished_runs():
+        is_here = _is_here(run.owner)
+        if (is_owner_dead(run.owner) if is_here else has_ended) and ledger.mark_lost(run.run_id, is_owner_dead=is_here):
+            lost.append(run.run_id)
+    return lost
 
 
 def _is_here(owner: str) -> bool:

@@ -110,8 +110,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
         store.create_named(ledger_name(ledger.ledger_id()), masked_url(stack.metadata_store).encode())
         run_id = request.run_id or new_run_id()
         record = _record(run_id, request)
-        ledger.create_run(record)
-        fence = ledger.acquire_lease(run_id, owner_name(), ttl_s=LEASE_S)
+        fence = ledger.create_run(record, owner=owner_name(), ttl_s=LEASE_S)
         reporter = Reporter(tracker, _tracked(record), store=store, observer=observer) if tracker else None
         pack = partial(artifacts.pack, store=store, run_id=run_id)
         stop = StopRequest()

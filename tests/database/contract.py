@@ -3,6 +3,7 @@
 A subclass of ``LedgerContract`` needs a fixture ``url``, the URL of an empty database; ``ledger`` is open on it.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -412,23 +413,32 @@ class LeasesContract:
             ledger.acquire_lease("none", "one", ttl_s=60)
 
     def test_only_unfinished_runs_expire(self, ledger):
-        now = time.time()
-        ledger.create_run(a_run("expired", lease_until=now - 1))
-        ledger.create_run(a_run("owned", lease_until=now + 60))
-        ledger.create_run(a_run("finished", lease_until=now - 1, status=Status.SUCCEEDED))
+        for run_id, ttl_s in (("expired", -1), ("owned", 60), ("finished", -1)):
+            fence = ledger.create_run(a_run(run_id), owner="one", ttl_s=ttl_s)
+        ledger.finish_run("finished", Status.SUCCEEDED, ended_at=1.0, fence=fence)
         ledger.create_run(a_run("new"))
-        assert [r.run_id for r in ledger.expired_runs(now)] == ["expired"]
+        found = {run.run_id: has_ended for run, has_ended in ledger.unfinished_runs()}
+        assert found == {"expired": True, "owned": False, "new": False}
+
+    def test_a_run_is_recorded_together_with_its_lease(self, ledger):
+        assert ledger.create_run(a_run(), owner="one", ttl_s=60) == 1
+        assert (ledger.find_run(RUN).owner, ledger.find_run(RUN).fence) == ("one", 1)
+        with pytest.raises(RunLostError, match=r"'one', whose lease lasts (60|59) s more"):
+            ledger.acquire_lease(RUN, "two", ttl_s=60)
+        ledger.renew_lease(RUN, 1, ttl_s=0)
+        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 2
 
     def test_a_lost_run_fails_with_all_that_was_unfinished(self, ledger):
         ledger.create_run(a_run())
         states = [Status.RUNNING, Status.WAITING, Status.SUCCEEDED]
         write(ledger, *(a_step(s.value, status=s) for s in states), AttemptRecord(RUN, "running", 1, Status.RUNNING))
-        fence = ledger.acquire_lease(RUN, "host:1", ttl_s=10)
-        assert not ledger.mark_lost(RUN, now=time.time())
-        later = time.time() + 60
-        assert ledger.mark_lost(RUN, now=later)
+        fence = ledger.acquire_lease(RUN, "host:1", ttl_s=60)
+        assert not ledger.mark_lost(RUN)
+        ledger.renew_lease(RUN, fence, ttl_s=-1)
+        assert ledger.mark_lost(RUN)
         run = ledger.find_run(RUN)
-        assert (run.status, run.ended_at, run.error["kind"]) == (Status.FAILED, later, "driver lost")
+        assert (run.status, run.error["kind"]) == (Status.FAILED, "driver lost")
+        assert abs(run.ended_at - time.time()) < 600  # seconds since 1970, in no time zone
         assert {s.name: s.status for s in ledger.step_runs(RUN)} == {
             "running": Status.FAILED,
             "waiting": Status.SKIPPED,
@@ -436,14 +446,54 @@ class LeasesContract:
         }
         assert ledger.step_run(RUN, "running").error["kind"] == "driver lost"
         assert ledger.attempts(RUN)[0].status is Status.FAILED
-        assert not ledger.mark_lost(RUN, now=later)
+        assert not ledger.mark_lost(RUN)
         with pytest.raises(RunLostError):
             ledger.renew_lease(RUN, fence, ttl_s=60)
 
     def test_a_run_of_a_dead_owner_is_lost_at_once(self, ledger):
         ledger.create_run(a_run())
         ledger.acquire_lease(RUN, "host:1", ttl_s=600)
-        assert ledger.mark_lost(RUN, now=time.time(), is_owner_dead=True)
+        assert ledger.mark_lost(RUN, is_owner_dead=True)
+
+
+SKEWED = """
+import json, sys, time
+right = time.time
+time.time = lambda: right() + float(sys.argv[2])  # the clock of a machine that is off
+from zenray.errors import RunLostError
+from zenray.metadata.ledger import Ledger
+from zenray.metadata.records import RunRecord
+from zenray.model import Status
+from zenray.recovery import mark_lost_runs
+
+with Ledger(sys.argv[1]) as ledger:
+    ledger.create_run(RunRecord("skewed", "p", Status.RUNNING, time.time()), owner="there:1:1", ttl_s=60)
+    held = ledger.claim({"a" * 64: "train", "b" * 64: "train"}, store="s", run_id="skewed").held
+    try:
+        ledger.acquire_lease("live", "me", ttl_s=60)
+    except RunLostError as exc:
+        print(exc, file=sys.stderr)
+    print(json.dumps({"held": {k[0]: c.run_id for k, c in held.items()}, "lost": mark_lost_runs(ledger)}))
+"""
+
+
+class ClocksContract:
+    @pytest.mark.parametrize("skew_s", [300, -300])
+    def test_a_machine_whose_clock_is_off_takes_over_what_has_ended_and_nothing_else(self, ledger, url, skew_s):
+        for run_id, key, ttl_s in (("live", "a", 60), ("ended", "b", -1)):
+            ledger.create_run(a_run(run_id), owner="here:1:1", ttl_s=ttl_s)
+            ledger.claim({key * 64: "train"}, store="s", run_id=run_id)
+        done = subprocess.run(
+            [sys.executable, "-c", SKEWED, url, str(skew_s)],
+            env={**os.environ, "PYTHONPATH": PACKAGE_PARENT},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "'live' is being worked on by 'here:1:1', whose lease lasts" in done.stderr
+        assert json.loads(done.stdout) == {"held": {"a": "live"}, "lost": ["ended"]}
+        assert {r.run_id: has_ended for r, has_ended in ledger.unfinished_runs()} == {"live": False, "skewed": False}
+        assert ledger.claim({"b" * 64: "test"}, store="s", run_id="live").held["b" * 64].run_id == "skewed"
 
     def test_whoever_works_on_a_run_learns_that_it_is_to_stop(self, ledger):
         ledger.create_run(a_run())
@@ -554,16 +604,15 @@ class ClaimsContract:
         ledger.finish_run("finished", Status.SUCCEEDED, ended_at=1.0, fence=fences["finished"])
         with LedgerWriter(ledger, "cancelled", fences["cancelled"]) as writer:
             writer.record(RunState("cancelled", Status.CANCELLED), RunState("cancelled", Status.RUNNING))
-        ledger.mark_lost("lost", now=time.time(), is_owner_dead=True)
+        ledger.mark_lost("lost", is_owner_dead=True)
         ledger.delete_run("deleted")
         assert ledger.database.read(select(schema.claims)) == []
 
     def test_a_run_that_is_gone_loses_its_claims_to_whoever_asks(self, ledger):
         live_run(ledger, "heir")
         live_run(ledger, "rival")
-        finished = a_run("finished", status=Status.FAILED, lease_until=time.time() + 600)
-        ledger.create_run(finished)
-        ledger.create_run(a_run("expired", lease_until=time.time() - 1))
+        ledger.create_run(a_run("finished", status=Status.FAILED), owner="me", ttl_s=600)
+        ledger.create_run(a_run("expired"), owner="me", ttl_s=-1)
         ledger.create_run(a_run("unowned"))
         gone = ("finished", "expired", "never recorded")
         keys = {a_digest(n): name for n, name in enumerate((*gone, "unowned"))}
@@ -577,7 +626,7 @@ class ClaimsContract:
         }
 
     def test_of_several_processes_that_race_for_a_key_one_wins(self, ledger, url):
-        ledger.create_run(a_run("dead", lease_until=time.time() - 1))
+        ledger.create_run(a_run("dead"), owner="me", ttl_s=-1)
         ledger.claim({a_digest(n): "a" for n in range(0, 300, 3)}, store="s", run_id="dead")
         rivals = [f"rival-{n}" for n in range(4)]
         for rival in rivals:

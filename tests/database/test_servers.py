@@ -27,6 +27,10 @@ class TestLedger(contract.LedgerContract):
     pass
 
 
+class TestClocks(contract.ClocksContract):
+    pass
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contract.recorded, contract.cuts)
 def test_a_batch_has_the_effect_of_its_changes_one_by_one(ledger, recorded, cuts):

@@ -51,6 +51,10 @@ class TestLedger(contract.LedgerContract):
     pass
 
 
+class TestClocks(contract.ClocksContract):
+    pass
+
+
 @pytest.fixture(scope="module")
 def scratch():
     with Ledger("sqlite://") as ledger:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import BindParameter, Connection, bindparam, delete, or_, select, update
 
 from zenray.errors import MetadataError
+from zenray.metadata.clock import now_s
 from zenray.metadata.database import Database
 from zenray.metadata.leases import UNFINISHED
 from zenray.metadata.records import Claim, Claims
@@ -22,7 +23,7 @@ from zenray.metadata.schema import cache_entries, claims, runs
 _CHUNK = 500  # keys in one transaction: other processes wait for it
 _ROUNDS_MAX = 20
 _KEYS: BindParameter[str] = bindparam("keys", expanding=True)
-_IS_LIVE = runs.c.status.in_(UNFINISHED) & or_(runs.c.lease_until.is_(None), runs.c.lease_until >= bindparam("now"))
+_IS_LIVE = runs.c.status.in_(UNFINISHED) & or_(runs.c.lease_until.is_(None), runs.c.lease_until > now_s())
 _IS_ENTRY = (cache_entries.c.key == claims.c.key) & (cache_entries.c.store == claims.c.store)
 _HOLDERS = (
     select(
@@ -77,10 +78,9 @@ def _claim(database: Database, keys: Mapping[str, str], store: str, run_id: str,
     missing = dict(keys)
     insert = database.upsert(claims, is_first_kept=True)
     for _ in range(_ROUNDS_MAX):
-        now = time.time()
-        ours = {"store": store, "run_id": run_id, "claimed_at": now}
+        ours = {"store": store, "run_id": run_id, "claimed_at": time.time()}
         connection.execute(insert, [{"key": key, "name": name} | ours for key, name in missing.items()])
-        found = connection.execute(_HOLDERS, {"keys": list(missing), "store": store, "now": now}).all()
+        found = connection.execute(_HOLDERS, {"keys": list(missing), "store": store}).all()
         dead = []
         for row in found:
             if row.run_id != run_id and not row.is_live:

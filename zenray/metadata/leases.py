@@ -3,22 +3,24 @@
 Runs in: driver.
 
 Every write of an owner carries its fence. Once another process has taken the run over the number in the
-database is higher, and the write is refused, however late it comes.
+database is higher, and the write is refused, however late it comes. When a lease ends, the database's clock says.
 """
 
-import time
 from typing import Any
 
 from sqlalchemy import Connection, delete, select, update
 
 from zenray.errors import NotFoundError, RunLostError
+from zenray.metadata.clock import now_s
 from zenray.metadata.database import Database
 from zenray.metadata.rows import to_json
 from zenray.metadata.schema import attempts, claims, runs, step_runs
 from zenray.model import Status
 
 UNFINISHED = (Status.WAITING.value, Status.RUNNING.value)
-_CURRENT = select(runs.c.fence, runs.c.owner, runs.c.lease_until, runs.c.status, runs.c.stop_asked_by).with_for_update()
+_CURRENT = select(
+    runs.c.fence, runs.c.owner, runs.c.status, runs.c.stop_asked_by, runs.c.lease_until, now_s().label("now")
+).with_for_update()
 
 
 def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_owner_dead: bool = False) -> int:
@@ -26,15 +28,15 @@ def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_own
 
     def take(connection: Connection) -> int:
         row = _current(connection, run_id)
-        left_s = (row.lease_until or 0.0) - time.time()
+        left_s = (row.lease_until or 0.0) - row.now
         if row.status in UNFINISHED and left_s > 0 and row.owner != owner and not is_owner_dead:
             raise RunLostError(
                 f"run {run_id!r} is being worked on by {row.owner!r}, whose lease lasts {left_s:.0f} s more: "
                 "wait for it to end"
             )
         fence = int(row.fence) + 1
-        values = {"fence": fence, "owner": owner, "lease_until": time.time() + ttl_s}
-        connection.execute(update(runs).where(runs.c.run_id == run_id), values)
+        taken = {"fence": fence, "owner": owner, "lease_until": now_s() + ttl_s}
+        connection.execute(update(runs).where(runs.c.run_id == run_id).values(taken))
         return fence
 
     return database.write(take)
@@ -70,25 +72,26 @@ def ask_to_stop(database: Database, run_id: str, by: str) -> bool:
 def renew(connection: Connection, run_id: str, *, ttl_s: float) -> None:
     """Move the end of the lease, inside a transaction that has checked the fence; a finished run has none."""
     statement = update(runs).where(runs.c.run_id == run_id, runs.c.status.in_(UNFINISHED))
-    connection.execute(statement, {"lease_until": time.time() + ttl_s})
+    connection.execute(statement.values(lease_until=now_s() + ttl_s))
 
 
 def end(connection: Connection, run_id: str, fence: int) -> None:
     """Let the lease end now, if it is still ours."""
-    connection.execute(update(runs).where(runs.c.run_id == run_id, runs.c.fence == fence), {"lease_until": time.time()})
+    statement = update(runs).where(runs.c.run_id == run_id, runs.c.fence == fence)
+    connection.execute(statement.values(lease_until=now_s()))
 
 
-def mark_lost(database: Database, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
+def mark_lost(database: Database, run_id: str, *, is_owner_dead: bool = False) -> bool:
     """Fail a run that nobody works on; see ``Ledger.mark_lost``."""
 
     def fail(connection: Connection) -> bool:
         row = _current(connection, run_id)
-        is_abandoned = is_owner_dead or (row.lease_until is not None and row.lease_until < now)
+        is_abandoned = is_owner_dead or (row.lease_until is not None and row.lease_until <= row.now)
         if row.status not in UNFINISHED or not is_abandoned:
             return False
         message = f"the process that worked on the run ({row.owner or 'unknown'}) ended without finishing it"
         error = to_json({"kind": "driver lost", "type": "RunLostError", "message": message, "traceback": ""})
-        failed = {"status": Status.FAILED.value, "ended_at": now, "error": error}
+        failed = {"status": Status.FAILED.value, "ended_at": row.now, "error": error}
         running = Status.RUNNING.value
         released = {"fence": row.fence + 1, "owner": "", "lease_until": None}
         connection.execute(

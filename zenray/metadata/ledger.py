@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from zenray.errors import MetadataError, NotFoundError, suggest
 from zenray.metadata import claims, leases, rows, schema
+from zenray.metadata.clock import now_s
 from zenray.metadata.database import Database
 from zenray.metadata.records import (
     ArtifactRecord,
@@ -79,8 +80,14 @@ class Ledger:
 
     # --- runs ---
 
-    def create_run(self, run: RunRecord) -> None:
-        """Record a new run; MetadataError where the id is taken."""
+    def create_run(self, run: RunRecord, *, owner: str = "", ttl_s: float = 0.0) -> int:
+        """Record a new run, which ``owner`` has a lease on, and return its fence; MetadataError where the id is taken.
+
+        Without an owner it waits for one that calls ``acquire_lease``, and is never lost.
+        """
+        statement = runs.insert().values(rows.run_to_row(run))
+        if owner:
+            statement = statement.values(owner=owner, fence=1, lease_until=now_s() + ttl_s)
         tries = 0
 
         def create(connection: Connection) -> None:
@@ -89,9 +96,10 @@ class Ledger:
             mine = select(runs.c.run_id).where(runs.c.run_id == run.run_id, runs.c.started_at == run.started_at)
             if tries > 1 and connection.execute(mine).first():
                 return  # the first try was committed, and only the answer was lost
-            connection.execute(runs.insert(), rows.run_to_row(run))
+            connection.execute(statement)
 
         self.database.write(create)
+        return 1 if owner else run.fence
 
     def finish_run(
         self,
@@ -173,19 +181,20 @@ class Ledger:
 
         self.database.write(renew)
 
-    def expired_runs(self, now: float) -> tuple[RunRecord, ...]:
-        """Return the unfinished runs whose lease ended before ``now``, oldest first."""
+    def unfinished_runs(self) -> tuple[tuple[RunRecord, bool], ...]:
+        """Return the unfinished runs, oldest first, each with whether its lease has ended."""
         unfinished = runs.c.status.in_([s.value for s in Status if not s.is_finished])
-        query = select(runs).where(unfinished, runs.c.lease_until < now).order_by(runs.c.started_at)
-        return tuple(rows.readable(rows.run_from_row, self.database.read(query)))
+        has_ended = (runs.c.lease_until <= now_s()).label("has_ended")
+        found = self.database.read(select(runs, has_ended).where(unfinished).order_by(runs.c.started_at))
+        return tuple(rows.readable(lambda row: (rows.run_from_row(row), bool(row.has_ended)), found))
 
-    def mark_lost(self, run_id: str, *, now: float, is_owner_dead: bool = False) -> bool:
-        """Fail an unfinished run whose lease ended before ``now``, or whose owner the caller knows to be dead.
+    def mark_lost(self, run_id: str, *, is_owner_dead: bool = False) -> bool:
+        """Fail an unfinished run whose lease has ended, or whose owner the caller knows to be dead.
 
         Running step runs fail with kind ``driver lost``, waiting ones are skipped. An owner that lives after all
         finds its fence outdated. Returns False, and changes nothing, where the run is finished or still owned.
         """
-        return leases.mark_lost(self.database, run_id, now=now, is_owner_dead=is_owner_dead)
+        return leases.mark_lost(self.database, run_id, is_owner_dead=is_owner_dead)
 
     def ask_to_stop(self, run_id: str, by: str) -> bool:
         """Let the owner of a run know, within seconds, that ``by`` wants it to end; False where it has ended."""

@@ -93,6 +93,7 @@ def run_to_row(run: RunRecord) -> Values:
 def run_from_row(row: Row[Any]) -> RunRecord:
     """Return the run of a row of ``runs``; MetadataError where it is damaged."""
     values = dict(row._mapping)
+    values.pop("has_ended", None)  # what ``Ledger.unfinished_runs`` asks for besides
     with _reading("runs", f"run {values['run_id']!r}"):
         for name in ("parameters", "error", "versions", "outputs"):
             values[name] = from_json(values[name])
