@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zenray.errors import NotFoundError
+
 if TYPE_CHECKING:  # SQLAlchemy costs 0.3 s: who has a ledger has paid for it
     from zenray.metadata.ledger import Ledger
 
@@ -27,6 +29,23 @@ def mark_lost_runs(ledger: "Ledger") -> list[str]:
         if (is_owner_dead(run.owner) if is_here else has_ended) and ledger.mark_lost(run.run_id, is_owner_dead=is_here):
             lost.append(run.run_id)
     return lost
+
+
+def how_ended(ledger: "Ledger", run_id: str) -> tuple[str, float] | None:
+    """Return a run's status and when it ended (epoch s); None where it goes on, or is not of this ledger.
+
+    A run whose process is gone is marked first.
+    """
+    try:
+        found = ledger.find_run(run_id)
+        if not found.status.is_finished:
+            mark_lost_runs(ledger)
+            found = ledger.find_run(run_id)
+    except NotFoundError:
+        return None
+    if not found.status.is_finished or found.ended_at is None:
+        return None
+    return str(found.status), found.ended_at
 
 
 def _is_here(owner: str) -> bool:

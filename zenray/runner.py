@@ -34,7 +34,7 @@ from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import RunRecord, RunState
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Json, Status
-from zenray.recovery import mark_lost_runs
+from zenray.recovery import how_ended, mark_lost_runs
 from zenray.returned import brief, named, references
 from zenray.settings import home
 from zenray.stack import THIS_CLUSTER, Stack
@@ -111,7 +111,10 @@ def run(request: RunRequest, observer: RunObserver) -> str:
         run_id = request.run_id or new_run_id()
         record = _record(run_id, request)
         fence = ledger.create_run(record, owner=owner_name(), ttl_s=LEASE_S)
-        reporter = Reporter(tracker, _tracked(record), store=store, observer=observer) if tracker else None
+        reporter = None
+        if tracker is not None:
+            ended = partial(how_ended, ledger)
+            reporter = Reporter(tracker, _tracked(record), store=store, observer=observer, ended=ended)
         pack = partial(artifacts.pack, store=store, run_id=run_id)
         stop = StopRequest()
         with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S, before_commit=pack, on_stop=stop) as writer:

@@ -32,6 +32,12 @@ class MlflowServer:
         finally:
             server.stop()
 
+    @property
+    def pid(self) -> int:
+        """The process that runs, which leads a group of its own."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> "MlflowServer":
         """Start the server and wait until it answers."""
         # Without the first switch it starts seven more processes.

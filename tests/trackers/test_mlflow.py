@@ -1,5 +1,9 @@
 """Runs logged to a real MLflow server, on the inline launcher and on Ray, and with the server gone."""
 
+import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,8 +17,6 @@ from tests.trackers.conftest import Tracking
 from zenray import pipeline, step
 from zenray.errors import StepFailed
 from zenray.model import Status
-
-STOP: list[Any] = []  # servers that the step ``lose`` stops
 
 
 @step
@@ -76,18 +78,17 @@ def numbered(n: int) -> int:
 
 
 @step(cache=False)
-def lose(n: int) -> int:
-    for server in sys.modules[__name__].STOP:
-        server.stop()
-    return n
+def lose(server_pid: int) -> int:
+    os.killpg(server_pid, signal.SIGKILL)
+    return server_pid
 
 
 @pipeline
-def losing(count: int = 5) -> None:
+def losing(server_pid: int, count: int = 5) -> None:
     for i in range(count):
         numbered(i).load()
     wait_for(numbered(count).load())
-    lose(0).load()
+    lose(server_pid).load()
     for i in range(count):
         numbered(i)
 
@@ -176,20 +177,32 @@ def test_a_failed_run_is_failed_in_mlflow_too(tracking: Tracking, client: Any) -
     assert logged.data.metrics == {"before": 1}
 
 
-def test_a_server_that_dies_fails_no_run_is_warned_of_once_and_counted(tracking: Tracking, tmp_path: Path) -> None:
+def test_a_server_that_dies_fails_no_run_is_warned_of_once_and_counted_and_told_the_end_by_the_next_run(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
     server = MlflowServer(tmp_path).start()
-    options = {"flavor": "mlflow", "tracking_uri": server.url}
-    STOP.append(server)
+    options = {"flavor": "mlflow", "tracking_uri": server.url, "experiment": "away"}
     try:
-        run, seen = Tracking(options).run(losing)
-    finally:
-        STOP.clear()
+        run, seen = Tracking(options).run(losing, server_pid=server.pid)
+        assert run.status is Status.SUCCEEDED
+        assert len(seen.notes) == 1
+        assert "the experiment tracker fails, and the run goes on without it" in seen.notes[0]
+        (remark,) = seen.remarks
+        assert remark.endswith("of 12 values were not logged")
         server.stop()
-    assert run.status is Status.SUCCEEDED
-    assert len(seen.notes) == 1
-    assert "the experiment tracker fails, and the run goes on without it" in seen.notes[0]
-    (remark,) = seen.remarks
-    assert remark.endswith("of 12 values were not logged")
+        server.start()
+        client = MlflowClient(tracking_uri=server.url)
+        assert statuses(client, "away") == {run.run_id: "RUNNING"}
+        following, _ = Tracking(options).run(learning)
+        assert statuses(client, "away") == {run.run_id: "FINISHED", following.run_id: "FINISHED"}
+        place = client.get_experiment_by_name("away").experiment_id
+        (ended_at,) = [r.info.end_time for r in client.search_runs([place]) if r.info.run_name == run.run_id]
+        assert run.record.ended_at is not None
+        assert ended_at == int(run.record.ended_at * 1000)
+    finally:
+        server.stop()
 
 
 def test_a_server_that_was_never_there_fails_no_run(mlflow_server: MlflowServer) -> None:
@@ -198,6 +211,97 @@ def test_a_server_that_was_never_there_fails_no_run(mlflow_server: MlflowServer)
     assert len(seen.notes) == 1
     assert "secret" not in seen.notes[0]
     assert seen.remarks == ["tracker: 4 of 4 values were not logged"]
+
+
+ENDLESS = """
+import sys, time
+from pathlib import Path
+
+from tests.trackers.conftest import Tracking
+from zenray import pipeline, step
+
+
+@step(cache=False)
+def endless(n: int) -> int:
+    time.sleep(600)
+    return n
+
+
+@pipeline
+def stuck(n: int = 1) -> None:
+    endless(n)
+
+
+Tracking({"flavor": "mlflow", "tracking_uri": sys.argv[1], "experiment": sys.argv[2]}).run(stuck)
+"""
+
+
+def statuses(client: Any, experiment: str) -> dict[str, str]:
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return {run.info.run_name: run.info.status for run in found}
+
+
+def kill_a_driver(tracking: Tracking, client: Any, folder: Path) -> str:
+    """Kill a process whose run has begun in MLflow; returns the run's id."""
+    (folder / "endless.py").write_text(ENDLESS)
+    experiment = tracking.options["experiment"]
+    driver = subprocess.Popen(
+        [sys.executable, str(folder / "endless.py"), tracking.options["tracking_uri"], experiment],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while client.get_experiment_by_name(experiment) is None or not statuses(client, experiment):
+            assert driver.poll() is None, driver.communicate()[1]
+            time.sleep(0.1)
+    finally:
+        driver.kill()
+        driver.communicate()
+    (run_id,) = statuses(client, experiment)
+    return run_id
+
+
+def test_a_run_whose_process_was_killed_is_ended_in_mlflow_by_the_next_run(
+    tracking: Tracking, client: Any, tmp_path: Path
+) -> None:
+    lost = kill_a_driver(tracking, client, tmp_path)
+    experiment = tracking.options["experiment"]
+    place = client.get_experiment_by_name(experiment).experiment_id
+    client.create_run(place, run_name="of another ledger", tags={"zenray.run_id": "20200101-000000-abcdef"})
+    client.create_run(place, run_name="not ours")
+    run, seen = tracking.run(learning)
+    assert statuses(client, experiment) == {
+        lost: "FAILED",
+        run.run_id: "FINISHED",
+        "of another ledger": "RUNNING",
+        "not ours": "RUNNING",
+    }
+    assert (seen.notes, seen.remarks) == ([], [])
+
+
+def test_doctor_ends_runs_that_are_over_in_every_experiment(tracking: Tracking, client: Any, tmp_path: Path) -> None:
+    lost = kill_a_driver(tracking, client, tmp_path)
+    (tmp_path / ".zenray").mkdir()
+    options = {"flavor": "mlflow", "tracking_uri": tracking.options["tracking_uri"]}
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "stacks" / "tracked.yaml").write_text(
+        json.dumps({"orchestrator": "inline", "experiment_tracker": options})
+    )
+    shown = [
+        subprocess.run(
+            [sys.executable, "-m", "zenray", "doctor"],
+            cwd=tmp_path,
+            env=os.environ | {"ZENRAY_STACK": "tracked"},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert "1 runs that went on there and are over were ended there" in shown[0]
+    assert "were ended there" not in shown[1]
+    assert statuses(client, tracking.options["experiment"]) == {lost: "FAILED"}
 
 
 @pytest.mark.usefixtures("cluster")

@@ -7,9 +7,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from zenray.stack import Stack
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 Line = tuple[str, str, str, str]  # ok | warn | fail, what, how it is, what to do
@@ -100,6 +105,19 @@ def _stack() -> Iterator[Line]:
         yield "warn", "stacks", text, ""
     for found in checks.probe(stack):
         yield "ok" if found.is_ok else "fail", found.component.replace("_", " "), found.text, ""
+        if found.component == "experiment_tracker" and found.is_ok:
+            yield from _ended_runs(stack)
+
+
+def _ended_runs(stack: "Stack") -> Iterator[Line]:
+    """End the tracker's runs that are over."""
+    from zenray.recovery import how_ended
+    from zenray.trackers import Sweeper, open_tracker
+    from zenray.views import Books
+
+    tracker = open_tracker(stack.experiment_tracker or {})
+    if isinstance(tracker, Sweeper) and (count := tracker.sweep(partial(how_ended, Books(stack).ledger))):
+        yield "ok", "experiment tracker", f"{count} runs that went on there and are over were ended there", ""
 
 
 def _shared_memory() -> Iterator[Line]:

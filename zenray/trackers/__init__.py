@@ -6,7 +6,7 @@ A tracker is opened from the options of a stack's ``experiment_tracker``: ``flav
 of an entry point in the group ``zenray.trackers``, whose object takes the options and returns a ``Tracker``.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -73,6 +73,18 @@ class Tracker(Protocol):
 
     def detach(self) -> None:
         """Let go of what ``attach`` returned; the tracker's run goes on."""
+        ...
+
+
+Ended = Callable[[str], tuple[str, float] | None]  # of a run id: status and end (epoch s), None where it is not over
+
+
+@runtime_checkable
+class Sweeper(Protocol):
+    """A tracker that can end runs it was not told the end of: their process was killed, or it was away itself."""
+
+    def sweep(self, ended: Ended) -> int:
+        """End each of the tracker's runs that goes on there and of which ``ended`` knows the end; returns how many."""
         ...
 
 

@@ -6,13 +6,14 @@ Runs in: anywhere.
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from zenray import integrations
 from zenray.errors import ConfigError, ZenRayError
 from zenray.masking import masked_text
-from zenray.trackers import Point, TrackedRun, check_options
+from zenray.trackers import Ended, Point, TrackedRun, check_options
 
 RUN_TAG = "zenray.run_id"
 ATTACH_S = 20.0  # how long a step waits for the driver to have created MLflow's run
@@ -44,7 +45,8 @@ class MlflowTracker:
         integrations.require("mlflow", for_what="the experiment tracker of flavor 'mlflow'")
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        self._experiment = str(options.get("experiment") or options.get("pipeline") or "Default")
+        named = options.get("experiment") or options.get("pipeline")
+        self._is_named, self._experiment = bool(named), str(named or "Default")
         self._made: Any = None  # the client
         self._run_id = ""  # MLflow's
         self._uri_before: str | None = None
@@ -83,6 +85,16 @@ class MlflowTracker:
         """Set MLflow's status."""
         self._client.set_terminated(self._run_id, _STATUSES[status])
 
+    def sweep(self, ended: Ended) -> int:
+        """End runs of this experiment; of all, where neither the stack nor a pipeline names one."""
+        where, found = f"attributes.status = 'RUNNING' AND tags.`{RUN_TAG}` != ''", list[Any]()
+        for experiments in _parts(self._experiments(), 100):
+            found += _all(partial(self._client.search_runs, experiments, where, max_results=1000))
+        over = [(run.info.run_id, end) for run in found if (end := ended(run.data.tags[RUN_TAG]))]
+        for run_id, (status, ended_at) in over:
+            self._client.set_terminated(run_id, _STATUSES[status], end_time=int(ended_at * 1000))
+        return len(over)
+
     def check(self) -> str:
         """Ask the server for its experiments."""
         try:
@@ -117,6 +129,12 @@ class MlflowTracker:
         finally:
             mlflow.set_tracking_uri(self._uri_before)
 
+    def _experiments(self) -> list[str]:
+        if not self._is_named:
+            return [e.experiment_id for e in _all(partial(self._client.search_experiments, max_results=1000))]
+        found = self._client.get_experiment_by_name(self._experiment)
+        return [] if found is None else [found.experiment_id]
+
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
 
@@ -150,6 +168,17 @@ class MlflowTracker:
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _all(search: Callable[..., Any]) -> list[Any]:
+    """Return what a search of MLflow's client finds, of all its pages."""
+    found, token = list[Any](), None
+    while True:
+        page = search(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def _name(text: str) -> str:

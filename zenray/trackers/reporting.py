@@ -18,7 +18,7 @@ from zenray.journal import Observer, StepState
 from zenray.masking import masked_text
 from zenray.model import Manifest, Sample, Status
 from zenray.store import Store
-from zenray.trackers import Point, TrackedRun, Tracker
+from zenray.trackers import Ended, Point, Sweeper, TrackedRun, Tracker
 
 MAX_WAITING, MAX_WAITING_RUNS = 100_000, 10_000  # points, and step runs whose numbers are not read yet
 MAX_BATCH = 500
@@ -39,15 +39,17 @@ class _Finished:
 class Reporter:
     """Logs one run: an observer that the engine calls, and the link to the tracker of steps in this process."""
 
-    def __init__(self, tracker: Tracker, run: TrackedRun, *, store: Store, observer: Observer) -> None:
-        self._tracker, self._run = tracker, run
+    def __init__(
+        self, tracker: Tracker, run: TrackedRun, *, store: Store, observer: Observer, ended: Ended | None = None
+    ) -> None:
+        self._tracker, self._run, self._ended = tracker, run, ended
         self._store, self._observer = store, observer
         self._condition = threading.Condition()
         self._news: deque[_Finished] = deque()
         self._pending: deque[Point] = deque()
         self._total = self._logged = self._calls = 0
         self._status: Status | None = None  # how the run ended
-        self._is_started = self._has_warned = self._is_closed = False
+        self._is_started = self._has_warned = self._is_over = self._is_closed = False
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._work, name=f"zenray-tracker-{run.run_id}", daemon=True)
         self._thread.start()
@@ -109,7 +111,7 @@ class Reporter:
             self._thread.join(grace_s if self._is_started or self._has_warned else max(grace_s, first_grace_s))
             if self._calls == before:
                 break
-        if self._thread.is_alive():
+        if not self._is_over:
             self._warn("it does not answer")
         self._is_closed = True
         missing = self._total - self._logged
@@ -160,6 +162,18 @@ class Reporter:
                 self._pending.popleft()
         if status is not None and not self._is_closed:
             self._tracker.end(str(status))
+            self._calls += 1
+            self._is_over = True
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """End the tracker's other runs that are over: their process, or the tracker, was away when they ended."""
+        try:
+            if self._ended is not None and isinstance(self._tracker, Sweeper):
+                self._tracker.sweep(self._ended)
+        except BaseException as exc:  # noqa: BLE001 - a foreign client may even try to end the process
+            if not self._is_closed:
+                self._observer.on_note(f"the experiment tracker could not end runs that are over: {_why(exc)}")
 
     def _warn(self, why: str) -> None:
         with self._condition:
