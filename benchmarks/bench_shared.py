@@ -61,7 +61,8 @@ def main() -> None:
 
 
 def measure(folder: Path, url: str, store: ObjectStore, *, is_together: bool) -> float:
-    (folder / "stacks").mkdir(parents=True)
+    (folder / ".zenray").mkdir(parents=True)
+    (folder / "stacks").mkdir()
     (folder / "flow.py").write_text(FLOW)
     (folder / "counts").write_text("")
     options = "".join(f"  {k}: {v!r}\n" for k, v in store.options.items())
