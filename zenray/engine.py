@@ -32,6 +32,7 @@ from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, St
 from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
+from zenray.worker import exception_of
 
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64
@@ -65,7 +66,9 @@ class Coordinator:
         self._graph = Graph()
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)  # for the engine's thread
-        self._moved = threading.Condition(self._lock)  # for those that wait for step runs
+        # For those that wait for step runs; with a lock of its own, because the engine may hold the other one for long
+        # while a server is away, and Ctrl-C does not get through to who comes out of a wait and wants that lock back.
+        self._moved, self._moves = threading.Condition(), 0
         self._awaited: list[Callable[[], bool]] = []  # what they wait for: nobody is woken for anything else
         self._results: deque[AttemptResult] = deque()
         self._fingerprints = Fingerprints()
@@ -78,7 +81,7 @@ class Coordinator:
         self._in_flight: Counter[Resources] = Counter()
         self._names: dict[str, int] = {}
         self._error: BaseException | None = None
-        self._is_cancelled = self._is_closed = False
+        self._is_cancelled = self._is_closed = self._is_stuck = False
         self._has_moved = False  # in this turn, so that there is more to do in the next
         self._thread: threading.Thread | None = None
 
@@ -149,11 +152,15 @@ class Coordinator:
 
     def cancel(self) -> None:
         """Interrupt what runs, wait a moment for it to stop, then end it by force; what it ends is not committed."""
-        with self._lock:
-            self._is_cancelled = True
-            self._queues.clear()
-            self._pausing.clear()
-            self._lookup.forget()
+        self._is_cancelled = True
+        if not self._lock.acquire(timeout=CANCEL_GRACE_S):  # the engine waits for a server that says nothing
+            self._is_stuck = True
+            self._launcher.cancel(is_forced=True)
+            return
+        self._queues.clear()
+        self._pausing.clear()
+        self._lookup.forget()
+        self._lock.release()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
             deadline = time.monotonic() + CANCEL_GRACE_S
@@ -164,23 +171,24 @@ class Coordinator:
         with self._lock:
             for name in self._graph.cancel():
                 self._end(self.steps[name], Status.CANCELLED)
-            self._moved.notify_all()
+        self._move()
 
     def stop(self, reason: str) -> bool:
         """Let whoever waits for the run raise RunCancelled, in another thread; False where the run is over."""
-        with self._lock:
-            if not self._is_closed:
-                self._error = RunCancelled(reason)
-                self._moved.notify_all()
-            return not self._is_closed
+        if self._is_closed:
+            return False
+        self._error = RunCancelled(reason)  # without the lock, which may be held by who waits for the other thread
+        self._move()
+        return True
 
     def close(self) -> None:
         """Stop the engine's thread and let go of the launcher."""
-        with self._lock:
-            self._is_closed = True
-            self._news.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._is_closed = True
+        if not self._is_stuck:
+            with self._lock:
+                self._news.notify_all()
+            if self._thread is not None:
+                self._thread.join(timeout=5)
         self._launcher.close()
 
     def failure(self, state: StepState) -> ZenRayError:
@@ -197,7 +205,7 @@ class Coordinator:
             f"step {failed.name!r} failed in attempt {failed.attempt}: {found.type_name}: {found.message}\n{also}"
             f"see `zenray run logs {self.run_id} {failed.name}`"
         )
-        error.__cause__ = _original(found)
+        error.__cause__ = exception_of(found)
         return error
 
     def first_failure(self) -> StepState | None:
@@ -207,19 +215,17 @@ class Coordinator:
 
     def _wait(self, is_done: Callable[[], bool]) -> None:
         self.start()
-        with self._lock:
-            self._awaited.append(is_done)
+        self._awaited.append(is_done)
         try:
             while not self._is_over(is_done):
                 self._turn()
         finally:
-            with self._lock:
-                self._awaited.remove(is_done)
+            self._awaited.remove(is_done)
 
     def _is_over(self, is_done: Callable[[], bool]) -> bool:
         """Say whether what is waited for has come; waits for it where the engine has a thread of its own."""
-        with self._lock:
-            while True:
+        while True:
+            with self._lock:
                 if self._error is not None:
                     raise self._error
                 if is_done():
@@ -228,7 +234,15 @@ class Coordinator:
                     raise RunCancelled(f"run {self.run_id} was cancelled")
                 if self._thread is None:
                     return False
-                self._moved.wait(0.5)  # not for ever: Ctrl-C must get through on every platform
+                seen = self._moves
+            with self._moved:  # not for ever: Ctrl-C must get through on every platform
+                self._moved.wait_for(lambda: self._moves != seen, 0.5)  # noqa: B023 - it is called at once
+
+    def _move(self) -> None:
+        """Wake those that wait for step runs."""
+        with self._moved:
+            self._moves += 1
+            self._moved.notify_all()
 
     def _unique(self, name: str) -> str:
         while True:
@@ -255,7 +269,7 @@ class Coordinator:
             except BaseException as exc:  # noqa: BLE001 - whatever it is, it belongs to who waits for the run
                 with self._lock:
                     self._error = exc
-                    self._moved.notify_all()
+                self._move()
                 return
 
     def _turn(self) -> None:
@@ -273,9 +287,9 @@ class Coordinator:
             if self._lookup.is_waiting and not self._is_cancelled:
                 self._act(self._lookup.poll())
             self._end_pauses()
-            units = self._units_to_launch()
+            units = [] if self._is_cancelled else self._units_to_launch()
             if any(is_done() for is_done in self._awaited):
-                self._moved.notify_all()
+                self._move()
             if not self._has_moved and not units:
                 self._sleep()
         for states, resources in units:
@@ -580,21 +594,3 @@ class Coordinator:
 
 def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResult:
     return AttemptResult(step_run_id, attempt, failure=Failure("impossible", type(exc).__name__, str(exc)))
-
-
-def _original(failure: Failure) -> BaseException | None:
-    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle.
-
-    None where nothing was raised: its process was lost, or it could not be started.
-    """
-    if not failure.pickled and not failure.traceback:
-        return None
-    try:
-        error = pickle.loads(failure.pickled) if failure.pickled else None
-    except Exception:  # noqa: BLE001 - its class may not exist in this process
-        error = None
-    if not isinstance(error, BaseException):
-        error = RuntimeError(f"{failure.type_name}: {failure.message}")
-    if failure.traceback:
-        error.add_note(f"In the step:\n{failure.traceback}")
-    return error

@@ -133,7 +133,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
             observer.on_start(run_id, request)
             stop.reaches(coordinator, is_inline=launcher is None)
             try:
-                _execute(request, coordinator, writer, observer, reporter)
+                _execute(request, coordinator, writer, observer, reporter, waiter=waiter)
             except RunCancelled as exc:
                 raise stop.explained(exc) from exc.__cause__
     return run_id
@@ -145,6 +145,8 @@ def _execute(
     writer: LedgerWriter,
     observer: RunObserver,
     reporter: Reporter | None,
+    *,
+    waiter: Waiter,
 ) -> None:
     status, outputs = Status.FAILED, None
     error: BaseException | None = None
@@ -153,6 +155,7 @@ def _execute(
         status = Status.SUCCEEDED
     except (KeyboardInterrupt, RunCancelled) as exc:
         status, error = Status.CANCELLED, exc
+        waiter.hurry()
         coordinator.cancel()
         raise RunCancelled(f"run {coordinator.run_id} was cancelled") from exc
     except BaseException as exc:
@@ -160,14 +163,16 @@ def _execute(
         coordinator.cancel()
         raise
     finally:
-        with _undisturbed():
+        with _undisturbed(waiter):
             coordinator.close()
             changes = RunState(coordinator.run_id, status, time.time(), _error_json(error), outputs)
             try:
                 writer.record(changes)
-                writer.flush(timeout_s=60)
+                writer.flush()
             except ZenRayError as exc:
                 status, error = Status.FAILED, exc  # as the records will say, once somebody looks at them
+                if waiter.is_hurried:
+                    raise RunCancelled(f"run {coordinator.run_id} was cancelled, and its end is lost: {exc}") from exc
                 raise
             finally:
                 if reporter is not None:
@@ -177,12 +182,16 @@ def _execute(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait while the last records are written; they are what is left of the run."""
+def _undisturbed(waiter: Waiter) -> Iterator[None]:
+    """Write the last records whatever comes: they are what is left of the run. Ctrl-C only ends a wait for a server."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hurry(number: int, frame: object) -> None:
+        waiter.hurry()
+
+    before = {number: signal.signal(number, hurry) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ FIRST_S = 4.0  # and one that was never reached: most likely its address is wron
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 AWAY_S = 3.0  # a fault that lasts so long is told
 SILENT_S = 10.0  # and an answer that takes so long
+HURRIED_S = 1.5  # a wait for those who do not want to wait
 OFTEN_S = 60.0  # told again at least so often
 TURN_S = 0.25
 WHY = 100  # characters of the reason
@@ -31,6 +32,7 @@ class Waiter:
     def __init__(self, tell: Callable[[str], object] | None = None) -> None:
         self.tell = tell or _to_stderr
         self.is_hurried = False
+        self.waits_for: set[Server] = set()  # those that it was told of
 
     def hurry(self) -> None:
         """Let whatever fails from now on be given up; safe in a signal handler."""
@@ -67,7 +69,7 @@ class Server:
         self._calls: set[Call] = set()
         self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
-        self._told_at = 0.0  # when it was told last; 0 while nobody has been told of a wait
+        self._told_at = 0.0  # when it was told last, while it is
         self._since = 0.0  # when the wait began that was told
 
     @contextmanager
@@ -84,8 +86,7 @@ class Server:
         finally:
             with self._lock:
                 self._calls.discard(call)
-                if self._told_at and not self._late(time.monotonic()):
-                    self._told_at = 0.0  # it was given up, which the error tells
+                self._end_wait(time.monotonic())  # it was given up, which the error tells
 
     def answered(self, call: "Call") -> None:
         """Note that the server is there; see ``Call.answer``."""
@@ -93,15 +94,21 @@ class Server:
         with self._lock:
             self.is_reached = True
             call.began_at, call.why = now, ""
-            is_over = self._told_at and not self._late(now)
-            if is_over:
-                self._told_at = 0.0
+            is_over = self._end_wait(now)
         if is_over:
             self.waiter.tell(f"{self.name} answers again, after {seconds_text(now - self._since)}")
 
+    def _end_wait(self, now: float) -> bool:
+        """Say whether the wait that was told is over, and if so, note it."""
+        if self not in self.waiter.waits_for or self._late(now):
+            return False
+        self.waiter.waits_for.discard(self)
+        return True
+
     def _late(self, now: float) -> "list[Call]":
         """Return the calls that people should know of."""
-        return [c for c in self._calls if now - c.began_at > (AWAY_S if c.why else SILENT_S)]
+        silent_s = HURRIED_S if self.waiter.is_hurried else SILENT_S
+        return [c for c in self._calls if now - c.began_at > (AWAY_S if c.why else silent_s)]
 
     def _watch(self) -> None:
         while True:
@@ -116,8 +123,9 @@ class Server:
                     continue
                 oldest = min(late, key=lambda c: c.began_at)
                 age = now - oldest.began_at
-                if self._told_at and now - self._told_at < min(age / 2, OFTEN_S):
+                if self in self.waiter.waits_for and now - self._told_at < min(age / 2, OFTEN_S):
                     continue
+                self.waiter.waits_for.add(self)
                 self._told_at, self._since = now, oldest.began_at
             self.waiter.tell(oldest.text(age))
 

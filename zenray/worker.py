@@ -8,6 +8,7 @@ import builtins
 import functools
 import inspect
 import logging
+import math
 import os
 import pickle
 import shutil
@@ -16,10 +17,11 @@ import sysconfig
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,13 @@ from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.step import active_caller
 from zenray.store import Store, log_name
+from zenray.threads import Threads
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
 WRITES_AT_ONCE = 16  # artifacts and logs on their way to a remote store, for one process
+CANCELLED_LOG_S = 0.5  # how long a step that was cancelled waits for its log to be sent
+
+Write = Callable[[float | None], Any]  # waits for a write that was begun, TimeoutError after so many seconds
 
 
 def begin_step(
@@ -55,7 +61,7 @@ def begin_step(
     """
     started_at = time.time()
     outputs: tuple[Manifest, ...] = ()
-    writes: list[Callable[[], Any]] = []
+    writes: list[Write] = []
     failure: Failure | None = None
     notes: tuple[str, ...] = ()
     is_over = False
@@ -111,9 +117,7 @@ def _size_bytes(log: Path) -> int:
 class Attempt:
     """An attempt whose function has returned, and whose writes may still be on their way to the store."""
 
-    def __init__(
-        self, result: AttemptResult, writes: list[Callable[[], Any]], log: Callable[[], str] | None = None
-    ) -> None:
+    def __init__(self, result: AttemptResult, writes: Sequence[Write] = (), log: Write | None = None) -> None:
         self._result, self._writes, self._log = result, writes, log
 
     def doubted(self, code: tuple[Mapping[str, Json], ...]) -> "Attempt":
@@ -122,36 +126,63 @@ class Attempt:
         return Attempt(result, self._writes, self._log)
 
     def result(self) -> AttemptResult:
-        """Wait until everything is in the store; a write that failed fails the attempt, a log's is only noted."""
+        """Wait until everything is in the store; a write that failed fails the attempt, a log's is only noted.
+
+        An interrupt is the end of it: what is on its way then may arrive, or may not.
+        """
         result = self._result
-        for wait in self._writes:
-            try:
-                wait()
-            except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
-                result = replace(result, outputs=(), failure=result.failure or describe_failure(exc))
+        for write in self._writes:
+            if not _is_cancelled(result):
+                result = _after(write, result)
         if self._log is not None:
             try:
-                result = replace(result, log_uri=self._log())
-            except StoreError as exc:
-                result = replace(result, notes=(*result.notes, f"its log stays at {result.log_uri!r}: {exc}"))
+                result = replace(result, log_uri=self._log(CANCELLED_LOG_S if _is_cancelled(result) else None))
+            except (StoreError, TimeoutError) as exc:
+                why = str(exc) or "there was no time to send it"
+                result = replace(result, notes=(*result.notes, f"its log stays at {result.log_uri!r}: {why}"))
+            except KeyboardInterrupt as exc:
+                result = replace(result, outputs=(), failure=describe_failure(exc))
         write_s = time.time() - result.ended_at if self._writes else 0.0
         return replace(result, ended_at=result.ended_at + write_s, write_s=write_s)
 
 
-def _begin(task: Callable[[], Any], store: Store) -> Callable[[], Any]:
+def _is_cancelled(result: AttemptResult) -> bool:
+    return result.failure is not None and result.failure.kind == "cancelled"
+
+
+def _after(write: Write, result: AttemptResult) -> AttemptResult:
+    """Wait for a write and return the result as it is then."""
+    try:
+        write(None)
+    except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
+        failure = describe_failure(exc)
+        if result.failure is None or failure.kind == "cancelled":
+            return replace(result, outputs=(), failure=failure)
+    return result
+
+
+def _begin(task: Callable[[], Any], store: Store) -> Write:
     """Begin a write and return what waits for it; one to the local disk is done at once."""
     if store.local_path("") is None:
-        return _threads().submit(task).result
+        return partial(_wait, _threads().submit(task))
     done = task()
-    return lambda: done
+    return lambda timeout_s: done
+
+
+def _wait(future: "Future[Any]", timeout_s: float | None) -> Any:
+    """Wait in short pieces: Ray's interrupt reaches a thread that runs, not one that sleeps."""
+    until = time.monotonic() + timeout_s if timeout_s is not None else math.inf
+    while not future.done() and time.monotonic() < until:
+        wait([future], timeout=0.1)
+    return future.result(timeout=0)
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(WRITES_AT_ONCE, thread_name_prefix="zenray-writes")
+def _threads() -> Threads:
+    return Threads(WRITES_AT_ONCE, "zenray-writes")
 
 
-def _begin_log(call: StepCall, log: Path, store: Store) -> Callable[[], str] | None:
+def _begin_log(call: StepCall, log: Path, store: Store) -> Write | None:
     """Send a finished log to a remote store, where every machine can read it; on a local one it lies already."""
     if store.local_path("") is not None:
         return None
@@ -298,6 +329,24 @@ def describe_failure(exc: BaseException) -> Failure:
         pickled = b""
     bases = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(exc).__mro__)
     return Failure(kind, type(exc).__qualname__, _text(exc), _own_traceback(exc), pickled, bases)
+
+
+def exception_of(failure: Failure) -> BaseException | None:
+    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle.
+
+    None where nothing was raised: its process was lost, or it could not be started.
+    """
+    if not failure.pickled and not failure.traceback:
+        return None
+    try:
+        error = pickle.loads(failure.pickled) if failure.pickled else None
+    except Exception:  # noqa: BLE001 - its class may not exist in this process
+        error = None
+    if not isinstance(error, BaseException):
+        error = RuntimeError(f"{failure.type_name}: {failure.message}")
+    if failure.traceback:
+        error.add_note(f"In the step:\n{failure.traceback}")
+    return error
 
 
 def cut(text: str, limit: int) -> str:

@@ -91,8 +91,8 @@ class Workplace:
         use_table(context.materializers)
         self._log = ""  # of the calls at work
         # The driver has reached the store: that it is away now is no wrong address.
-        waiter = Waiter(self._tell)
-        self._store: Store = open_store(context.store_uri, context.store_options, waiter=waiter, is_reached=True)
+        self._waiter = Waiter(self._tell)
+        self._store: Store = open_store(context.store_uri, context.store_options, waiter=self._waiter, is_reached=True)
         self._functions: dict[tuple[CodeRef, str], _Known] = {}
         self._fingerprints = Fingerprints()
         self._tracker = WorkerTracker(context.tracker) if context.tracker else None
@@ -101,7 +101,7 @@ class Workplace:
     @classmethod
     def of(cls, context: JobContext) -> "Workplace":
         """Return this process's workplace for a run; its first call changes the process to be as the context says."""
-        if cls._current is None or cls._current[0] != context:
+        if cls._current is None or cls._current[0] != context or cls._current[1]._waiter.is_hurried:
             before = cls._current[0].environment if cls._current else {}
             cls._current = context, cls(context, before)
         return cls._current[1]
@@ -113,10 +113,13 @@ class Workplace:
         attempts: list[Attempt] = []
         for call in calls:
             if attempts and time.monotonic() > until:
-                attempts.append(Attempt(AttemptResult(call.step_run_id, call.attempt, is_started=False), []))
+                attempts.append(Attempt(AttemptResult(call.step_run_id, call.attempt, is_started=False)))
             else:
                 attempts.append(self._begin_one(call))
-        return [attempt.result() for attempt in attempts]
+        results = [attempt.result() for attempt in attempts]
+        if any(r.failure is not None and r.failure.kind == "cancelled" for r in results):
+            self._waiter.hurry()  # of what it had begun nobody wants anything any more
+        return results
 
     def _tell(self, text: str) -> None:
         """Say what is waited for in the log of a call at work, where the driver sees it."""
@@ -136,7 +139,7 @@ class Workplace:
             failed = AttemptResult(
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
-            return Attempt(failed, [])
+            return Attempt(failed)
         with _restored(), self._fingerprints.kept():
             attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
         return attempt.doubted(known.doubt) if known.doubt else attempt

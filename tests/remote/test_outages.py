@@ -45,6 +45,7 @@ class Project:
     def __init__(self, folder: Path, s3: ObjectStore, proxy: FaultProxy) -> None:
         self.folder, self.s3, self.proxy = folder, s3, proxy
         (folder / "flow.py").write_text(FLOW)
+        (folder / ".zenray").mkdir()  # a repository
         (folder / "stacks").mkdir()
         self.size = 100_000
 
@@ -152,4 +153,25 @@ def test_a_driver_that_is_killed_while_its_worker_waits_leaves_nothing_half_visi
         run.process.send_signal(signal.SIGKILL)
         run.end()
     project.check_that_what_is_visible_is_whole()
+    project.check_that_it_runs_now()
+
+
+def hang(proxy: FaultProxy) -> None:
+    proxy.is_hanging = True
+
+
+@pytest.mark.parametrize(("orchestrator", "fault"), [("local", refuse), ("inline", refuse), ("inline", hang)])
+def test_ctrl_c_ends_a_run_that_waits_for_its_store(
+    project: Project, request: pytest.FixtureRequest, orchestrator: str, fault: Callable[[FaultProxy], None]
+) -> None:
+    project.stack(orchestrator)
+    if orchestrator == "local":
+        request.getfixturevalue("cluster")
+    with driver(project.folder, *project.words) as run:
+        project.break_it_when_trained(fault)
+        run.wait_for("waiting for the artifact store")
+        run.process.send_signal(signal.SIGINT)
+        assert run.end(within_s=15) == 130  # a request to S3 has 30 s for its answer
+    assert "2 cancelled" in run.shown
+    assert get_run("latest", stack="prod").status == "cancelled"
     project.check_that_it_runs_now()

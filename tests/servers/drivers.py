@@ -40,9 +40,9 @@ class Driver:
         assert is_there, f"{text!r} never came: {self.shown}"
         assert text in self.shown, f"it ended without {text!r}: {self.shown}"
 
-    def end(self) -> int:
+    def end(self, within_s: float = WAIT_S) -> int:
         """Wait for its end and return the exit code."""
-        code = self.process.wait(WAIT_S)
+        code = self.process.wait(within_s)
         self._reader.join(WAIT_S)
         return code
 

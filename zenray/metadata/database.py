@@ -339,5 +339,7 @@ def _set_pragmas(connection: Any, _: object) -> None:
 
 
 def _close(connection: Connection) -> None:
-    with suppress(SQLAlchemyError):  # it may be gone already, and what it had begun with it
+    """Close a connection without the rollback that SQLAlchemy would wait for: its end undoes what it had begun."""
+    with suppress(SQLAlchemyError):  # it may be gone already
+        connection.invalidate()
         connection.close()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from psycopg import Connection, OperationalError
+from psycopg import Connection, OperationalError, waiting
 
 T = TypeVar("T")
 
@@ -19,11 +19,13 @@ def connector(silence_s: float) -> Callable[..., Connection[Any]]:
     """Return a ``connect`` whose connections break where nothing comes, or can be sent, for so many seconds."""
 
     class ImpatientConnection(Connection[Any]):
-        def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        def wait(self, gen: Generator[Any, Any, T], interval: float = 0.1, *args: Any, **options: Any) -> T:
             try:
-                return super().wait(_limited(gen, silence_s), *args, **options)
-            except _SilentServer:
-                self.close()  # its state is unknown, and the next wait would be as long
+                return waiting.wait(_limited(gen, silence_s), self.pgconn.socket, interval, *args, **options)
+            except (_SilentServer, KeyboardInterrupt, SystemExit):
+                # Its state is unknown, and the next wait would be as long. psycopg's own way with Ctrl-C is to ask the
+                # server for 5 s to cancel the query: for one that is away that is too long.
+                self.close()
                 raise
 
     return ImpatientConnection.connect

@@ -6,7 +6,8 @@ Runs in: driver.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
+from contextlib import suppress
 from functools import partial
 from typing import Self
 
@@ -16,9 +17,11 @@ from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import Change
 from zenray.metadata.rows import Batch, BatchWriter
 from zenray.model import Manifest
+from zenray.threads import Threads
 
 LOOK_S = 1.0  # how often an idle run looks whether it is to stop, and renews its lease where that is due
 _PENDING_MAX = 100_000
+FLUSH_LOOK_S = 0.1  # how often who waits for the end of writing looks whether that is still wanted
 _BATCH_MAX = 2_000  # calls of record() in one transaction: other processes wait for it
 
 
@@ -53,6 +56,8 @@ class LedgerWriter:
         self._before_commit, self._on_stop = before_commit, on_stop
         self._is_stop_told = False
         self._look_s = min(LOOK_S, ttl_s / 3)
+        self._threads = Threads(1, "zenray-packs")
+        self._is_preparing = False
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
         self._batches: BatchWriter | None = None
         self._changed = threading.Condition()
@@ -69,7 +74,11 @@ class LedgerWriter:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except ZenRayError:
+            if exc_type is None:  # else what the block raised counts, which may be this error already
+                raise
 
     def record(self, *changes: Change) -> None:
         """Hand over changes that must be committed together; does not wait, unless 100,000 are pending."""
@@ -91,29 +100,50 @@ class LedgerWriter:
             self._raise_error()
 
     def flush(self, timeout_s: float | None = None) -> None:
-        """Wait until everything recorded before is committed; MetadataError after ``timeout_s``."""
+        """Wait until everything recorded before is committed; MetadataError after ``timeout_s``.
+
+        Where the ledger's waiter hurries, and the database or what comes before a commit is waited for, nothing more
+        is written.
+        """
+        give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             target = self._recorded
             self._flush_to = max(self._flush_to, target)
             self._changed.notify_all()
-            is_done = self._changed.wait_for(lambda: self._committed >= target or self._error is not None, timeout_s)
+            while self._committed < target:
+                self._raise_error()
+                if self._is_broken_off():
+                    self._fail(MetadataError(f"{self._missing(target)}: the wait for it was broken off"))
+                elif give_up_at is not None and time.monotonic() > give_up_at:
+                    raise MetadataError(
+                        f"{self._missing(target)} within {timeout_s} s: the database is slow or locked; try again"
+                    )
+                else:
+                    self._changed.wait(FLUSH_LOOK_S)  # a hurry comes without a notice
             self._raise_error()
-            if not is_done:
-                raise MetadataError(
-                    f"{target - self._committed} records of run {self._run_id!r} were not written to "
-                    f"{self._database.name!r} within {timeout_s} s: the database is slow or locked; try again"
-                )
 
-    def close(self, timeout_s: float | None = None) -> None:
+    def _missing(self, target: int) -> str:
+        count = target - self._committed
+        return f"{count} records of run {self._run_id!r} were not written to {self._database.name!r}"
+
+    def close(self) -> None:
         """Commit everything, end the lease and the thread; raises what went wrong, each time it is called."""
         try:
-            self.flush(timeout_s)
+            self.flush()
         finally:
             with self._changed:
                 self._is_closing = True
                 self._changed.notify_all()
-            self._thread.join(timeout_s)
+            self._thread.join(FLUSH_LOOK_S)
+            while self._thread.is_alive() and not self._is_broken_off():
+                self._thread.join(FLUSH_LOOK_S)
         self.check()
+
+    def _is_broken_off(self) -> bool:
+        """Say whether somebody hurries while the database, or the store before a commit, is waited for."""
+        server = self._database.server
+        is_waiting = server.waiter.waits_for if self._is_preparing else server in server.waiter.waits_for
+        return server.waiter.is_hurried and bool(is_waiting)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -132,7 +162,8 @@ class LedgerWriter:
                 with self._changed:
                     self._committed += len(taken)
                     self._changed.notify_all()
-            self._database.write(lambda connection: leases.end(connection, self._run_id, self._fence))
+            with suppress(MetadataError):  # it runs out by itself
+                self._database.persist(self._end_lease, is_tried_again=False)
         except ZenRayError as exc:
             self._fail(exc)
         except Exception as exc:  # noqa: BLE001 - a thread has no caller: it must surface at the next call
@@ -158,11 +189,12 @@ class LedgerWriter:
         return self._is_closing or self._flush_to > self._committed or len(self._pending) >= _BATCH_MAX
 
     def _prepare(self, manifests: Sequence[Manifest]) -> None:
-        with ThreadPoolExecutor(1, thread_name_prefix="zenray-packs") as threads:
-            prepared = threads.submit(self._before_commit, manifests)
-            while not wait([prepared], timeout=self._look_s).done:
-                self._commit(Batch())
-            prepared.result()
+        self._is_preparing = True
+        prepared = self._threads.submit(self._before_commit, manifests)
+        while not wait([prepared], timeout=self._look_s).done:
+            self._commit(Batch())
+        prepared.result()
+        self._is_preparing = False
 
     def _commit(self, batch: Batch) -> None:
         self._database.persist(partial(self._write, batch))
@@ -180,6 +212,10 @@ class LedgerWriter:
         if stop_asked_by and not self._is_stop_told:
             self._is_stop_told = True
             self._on_stop(stop_asked_by)
+
+    def _end_lease(self) -> None:
+        with self._database.transaction() as connection:
+            leases.end(connection, self._run_id, self._fence)
 
     def _fail(self, error: ZenRayError) -> None:
         with self._changed:

@@ -214,5 +214,9 @@ class Patience:
             + (f"{_ADVICE[kind].format(tried=tried)} ({detail})" if kind in _ADVICE else f"{detail}")
         ) from exc
 
+    def hurry(self) -> None:
+        """Give up at the next failure."""
+        self._server.waiter.hurry()
+
     def _text(self, exc: Exception) -> str:
         return without(f"{type(exc).__name__}: {exc}", self._secrets)

@@ -74,6 +74,8 @@ class Target:
             fs.retries = 1  # ours are the retries: two loops inside each other would multiply
         elif self.is_azure:
             _without_retries(fs.service_client)
+        if self.protocol in OBJECT_STORES:
+            fs.loop.set_exception_handler(_report)
         return fs, root
 
     def _text(self, exc: Exception) -> str:
@@ -139,6 +141,15 @@ def _without_retries(client: Any) -> None:
 def _parameters(cls: type) -> list[str]:
     found = inspect.signature(vars(cls)["__init__"]).parameters.values()
     return [p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"]
+
+
+def _report(loop: Any, context: dict[str, Any]) -> None:
+    """Say nothing of a connection that broke before a request was written: the request itself says so.
+
+    aiohttp 3.14's ``ClientRequest.write_bytes`` lets that out of its task while it waits to be told "100 Continue".
+    """
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
 
 
 def _complete_s3(options: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from fsspec.asyn import sync
 from zenray.errors import StoreError
 from zenray.store.faults import Patience
 from zenray.store.options import OBJECT_STORES, Target
+from zenray.threads import Threads
 
 PART_BYTES = 8 << 20
 PARTS_AT_ONCE = 8  # for all transfers of a store together; downloads hold so many parts in memory, uploads none
@@ -43,8 +44,8 @@ class Transfer:
         self._target, self._fs, self._patience = target, target.fs, patience
 
     @cached_property
-    def _parts(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="zenray-parts")
+    def _parts(self) -> Threads:
+        return Threads(PARTS_AT_ONCE, "zenray-parts")
 
     def size(self, path: str) -> int:
         """Return an object's size in one request; FileNotFoundError where it is not there."""
@@ -197,6 +198,9 @@ class Transfer:
         futures: list[Future[Any]] = [self._parts.submit(function, n) for n in numbers]
         try:
             return [f.result() for f in futures]
+        except KeyboardInterrupt:
+            self._patience.hurry()  # those at work use the caller's file: they are waited for
+            raise
         finally:
             for future in futures:
                 future.cancel()
