@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -27,7 +28,8 @@ def take(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Take]:
     def forget() -> None:
         for name in set(sys.modules) - modules:
             known = vars(sys.modules[name])  # a module of torch raises for attributes that it does not have
-            if "/project" in (known.get("__file__") or "") or "/project" in str(known.get("__path__", "")):
+            is_object = not isinstance(sys.modules[name], ModuleType)  # that a module has put in its place
+            if is_object or "/project" in (known.get("__file__") or "") or "/project" in str(known.get("__path__", "")):
                 del sys.modules[name]
         importlib.invalidate_caches()
 
@@ -46,8 +48,68 @@ def take(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Take]:
     sys.path[:] = path
 
 
+# What put() does can be seen by f, and is nothing that f refers to.
+PUT = "import mimetypes\ndef put(v): mimetypes.types_map['.fp'] = v\ndef f(): return mimetypes.types_map['.fp']\n"
+# Each is a class, and a statement that lets it put something there though nothing seems to be called.
+IMPLICIT = {
+    "operator": ("def __add__(s, o): put('one')", "X = T() + 1"),
+    "operator's argument": ("def __add__(s, o): put(o)", "X = T() + 'one'"),
+    "comparison": ("def __eq__(s, o): put('one')", "X = T()\nY = X == 1"),
+    "subscript": ("def __getitem__(s, o): put('one')", "X = T()[1]"),
+    "property": ("@property\n def x(s): put('one')", "X = T().x"),
+    "missing attribute": ("def __getattr__(s, n): put('one')", "X = T().x"),
+    "iterator": ("def __iter__(s):\n  put('one')\n  return iter([])", "X = [x for x in T()]"),
+    "loop": ("def __iter__(s):\n  put('one')\n  return iter([])", "X = T()\nfor _ in X: pass"),
+    "unpacking": ("def __iter__(s):\n  put('one')\n  return iter([1])", "X = T()\n[Y] = X"),
+    "format": ("def __format__(s, f):\n  put('one')\n  return ''", "X = T()\nY = f'{X}'"),
+    "truth": ("def __bool__(s):\n  put('one')\n  return True", "X = T()\nY = 1 if X else 2"),
+    "with": ("def __enter__(s): put('one')\n def __exit__(s, *a): pass", "X = T()\nwith X: pass"),
+    "with in a helper": (
+        "def __enter__(s): put('one')\n def __exit__(s, *a): pass",
+        "def g():\n with T(): return 1\nX = g()",
+    ),
+    "property in a helper": ("@property\n def x(s): put('one')", "def g(): return T().x\nX = g()"),
+    "method in a helper": ("def x(s): put('one')", "def g():\n t = T()\n t.x()\n return t\nX = g()"),
+    "method of what another helper makes": (
+        "def x(s): put('one')",
+        "def h(): return T()\ndef g():\n t = h()\n t.x()\nX = g()",
+    ),
+    "method of an instance in a dict": ("def x(s): put('one')", "D = {'a': T()}\nX = D['a'].x()"),
+    "method of a global in a helper": ("def x(s): put('one')", "D = {'a': T()}\ndef g(): D['a'].x()\nX = g()"),
+    "method of a class method": ("@classmethod\n def m(c): return c().x()\n def x(s): put('one')", "X = T.m()"),
+    "call of a local": ("def __call__(s): put('one')", "def g():\n t = T()\n return t()\nX = g()"),
+    "function in a list": ("pass", "def h(): put('one')\nL = [h]\ndef g():\n for i in L: i()\nX = g()"),
+    "function in a list given to a helper": (
+        "pass",
+        "def h(): put('one')\ndef g(l): return [i() for i in l]\nX = g([h])",
+    ),
+    "function as a default": ("pass", "def h(): put('one')\ndef g(h=h): return h()\nX = g()"),
+    "function in a closure": ("pass", "def d(g):\n def w(): return g()\n return w\n@d\ndef g(): put('one')\nX = g()"),
+    "function under wraps": (
+        "pass",
+        "import functools\ndef d(g):\n @functools.wraps(g)\n def w(): return g()\n return w\n@d\ndef g(): put('one')\nX = g()",
+    ),
+    "functions that call each other": (
+        "pass",
+        "def a(n):\n put('one')\n return b(n - 1) if n else 0\ndef b(n): return a(n - 1) if n else 0\nX = b(2)",
+    ),
+    "validator": (
+        "pass",
+        "import pydantic\nclass D(pydantic.BaseModel):\n x: int\n @pydantic.field_validator('x')\n @classmethod\n def v(c, x):\n  put('one')\n  return x\nX = D(x=1)",
+    ),
+}
+
 # Each is a module before and after an edit that changes what f returns.
 CHANGES: dict[str, tuple[str, str, str]] = {
+    **{f"{name} that acts": (f"{PUT}class T:\n {body}\n{use}", "'one'", "'two'") for name, (body, use) in IMPLICIT.items()},
+    "method of a dict on another's": ("import mimetypes\n_ = dict.update(mimetypes.types_map, {'.fp': 1})\ndef f(): return mimetypes.types_map['.fp']", ": 1", ": 2"),
+    "function of operator on another's": ("import mimetypes, operator\n_ = operator.setitem(mimetypes.types_map, '.fp', 1)\ndef f(): return mimetypes.types_map['.fp']", ", 1)", ", 2)"),
+    "constructor of yaml by a helper": (
+        "import yaml\ndef c(l, n): return 1\ndef make():\n yaml.SafeLoader.add_constructor('!fp', c)\n return yaml.SafeLoader\nL = make()\n"
+        "def f(): return yaml.load('!fp x', L)", "return 1", "return 2"),
+    "supertype": ("from typing import NewType\nX = NewType('X', int)\ndef f(): return X.__supertype__", ", int", ", str"),
+    "bound of a type variable": ("from typing import TypeVar\nX = TypeVar('X', bound=int)\ndef f(): return X.__bound__", "=int", "=str"),
+    "constraint of a type variable": ("from typing import TypeVar\nX = TypeVar('X', int, str)\ndef f(): return X.__constraints__", ", int", ", bool"),
     "keyword of a call": ("def f(): return dict(a=1)", "a=1", "b=1"),
     "operator": ("def f(x): return x + 1", "x + 1", "x - 1"),
     "comparison": ("def f(x): return x < 1", "<", "<="),
@@ -374,6 +436,11 @@ MODULE_CHANGES: dict[str, tuple[str, dict[str, str], tuple[str, str, str]]] = {
     "seed in an imported module": ("import random, a\ndef f(): return random.random()", {"a": "import random\nrandom.seed(1)"}, ("a", "1", "2")),
     "seed in a package": ("import random\nfrom p.a import g\ndef f(): return g()", {"p__init": "import random\nrandom.seed(1)", "p__in__a": "import random\ndef g(): return random.random()"}, ("p__init", "1", "2")),
     "seed behind two imports": ("import random, a\ndef f(): return random.random()", {"a": "import b", "b": "import random\nrandom.seed(1)"}, ("b", "1", "2")),
+    "object in a module's place": ("import a\ndef f(): return a.g()", {"a": "import sys\nclass M:\n def g(s): return 1\nsys.modules[__name__] = M()"}, ("a", "1", "2")),
+    "module that a helper imports on import": (
+        "import mimetypes\ndef g():\n import a\n return a\nX = g()\ndef f(): return mimetypes.types_map['.fp']",
+        {"a": "import mimetypes\nmimetypes.types_map['.fp'] = 1"}, ("a", "= 1", "= 2")),
+    "module named in a module imported in the body": ("def f():\n import a\n return a.X", {"a": "X = __import__('b').X", "b": "X = 1"}, ("b", "1", "2")),
     "star import of a star import": ("from a import *\ndef f(): return g()", {"a": "from b import *", "b": "def g(): return 1"}, ("b", "1", "2")),
     "base of a metaclass elsewhere": ("import a\nclass C(metaclass=a.M): pass\ndef f(): return C.x", {"a": "class M(type):\n @property\n def x(c): return 1"}, ("a", "1", "2")),
     "closure made elsewhere": ("import a\ng = a.make(1)\ndef f(): return g()", {"a": "def make(n): return lambda: n + 1"}, ("a", "n + 1", "n + 2")),
@@ -434,6 +501,11 @@ NEUTRAL: dict[str, tuple[str, str, str]] = {
     "guarded by the type checker": ("from typing import TYPE_CHECKING\ndef f(): return 1", "def f", "if TYPE_CHECKING:\n import abc\ndef f"),
     "main guard": ("def f(): return 1\nif __name__ == '__main__': print(1)", "print(1)", "print(f())"),
     "set written in another order": ("X = {'a', 'b', 'c'}\ndef f(): return X", "'a', 'b', 'c'", "'c', 'b', 'a'"),
+    "named tuple that is unused": ("import collections\nN = collections.namedtuple('N', 'a')\nX = N(1)\ndef f(): return 3", "N(1)", "N(2)"),
+    "context manager that is unused": ("import os\nclass C:\n def __init__(s, x): s.x = x\n def __enter__(s): os.chdir(s.x)\n def __exit__(s, *a): pass\nX = C(1)\ndef f(): return 3", "C(1)", "C(2)"),
+    "operator of a class that is unused": ("class C:\n def __init__(s, x): s.x = x\n def __add__(s, o): return C(s.x + o.x)\nX = C(1) + C(5)\ndef f(): return 3", "C(5)", "C(6)"),
+    "table of functions that is unused": ("import random\ndef g(): random.seed(1)\nT = {'a': g}\ndef f(): return 3", "seed(1)", "seed(2)"),
+    "registration by an own object that is called": ("class A:\n def __init__(self): self.all = []\n def __call__(self, g):\n  self.all.append(g)\n  return g\nadd = A()\n@add\ndef g(): return 1\ndef f(): return 3", "return 1", "return 2"),
     "call of a cached helper": ("import functools\n@functools.lru_cache\ndef g(): return 1\ndef f(): return g()", "def f", "X = g()\ndef f"),
     "lock": ("import threading\nL = threading.Lock()\ndef f(): return L", "def f", "X = L.acquire()\ndef f"),
     "slot without a value": ("class C: __slots__ = ('a',)\nX = C()\ndef f(): return X", "def f", "Y = C()\ndef f"),

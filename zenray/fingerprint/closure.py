@@ -13,7 +13,7 @@ import inspect
 import sys
 import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from zenray.fingerprint.origin import (
 )
 from zenray.fingerprint.parts import CodePart, Fingerprint, Form, asked, text_of
 from zenray.fingerprint.sources import Sources
-from zenray.fingerprint.state import State, attributes, pairs
+from zenray.fingerprint.state import State, attributes, carried, pairs
 from zenray.fingerprint.values import Values, is_zenray, library_module
 from zenray.hashing import digest_bytes, digest_value, encode, framed
 
@@ -292,7 +292,7 @@ class Closure:
 
     def _carried(self, function: types.FunctionType, name: str, form: Form) -> None:
         """Write what a function carries beside its code: defaults, closure cells and attributes."""
-        self.state.hold(function, _carried)
+        self.state.hold(function, carried)
         self._values.write(function.__defaults__, form, f"a default of {name}")
         keywords = dict(sorted((function.__kwdefaults__ or {}).items()))
         self._values.write(keywords, form, f"a default of {name}", is_made=True)
@@ -336,7 +336,7 @@ class Closure:
 
     def _wrapper(self, value: Any, module_name: str, form: Form) -> bool:
         """Write what a library made of a function of the project as that function and the decorators that made it."""
-        self._in_library = self._is_installed(module_name)
+        self._in_library = bool(module_name) and self._is_installed(module_name)
         wrapped = asked(value, "__wrapped__") if self._in_library else None
         if type(wrapped) is not types.FunctionType or not self.is_first_party(wrapped):
             return False
@@ -562,18 +562,6 @@ class Closure:
                 seen.add(number)
                 pending += self._edges.get(number, ())
         return digest_value(sorted({self._sources_written[n] for n in seen if n in self._sources_written}))
-
-
-def _carried(function: types.FunctionType) -> Iterator[object]:
-    """Yield what a function is made of that may be set, to be compared."""
-    yield from (function.__code__, function.__defaults__)
-    yield from pairs(function.__kwdefaults__ or {})
-    yield from pairs(vars(function))
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:
-            yield cell
 
 
 def _module_of(cls: type) -> str:

@@ -38,6 +38,14 @@ _LITERALS: dict[type[ast.expr], type] = {
     ast.SetComp: set, ast.Tuple: tuple, ast.Compare: bool, ast.GeneratorExp: tuple,
 }  # fmt: skip
 _HEADS = ("test", "iter", "subject")
+# The parts of an expression or statement that are asked for something by it without a call.
+_OPERANDS: dict[type[ast.AST], tuple[str, ...]] = {
+    ast.Attribute: ("value",), ast.Subscript: ("value",), ast.BinOp: ("left", "right"), ast.UnaryOp: ("operand",),
+    ast.Compare: ("left", "comparators"), ast.BoolOp: ("values",), ast.IfExp: ("test",), ast.Starred: ("value",),
+    ast.FormattedValue: ("value",), ast.comprehension: ("iter",), ast.For: ("iter",), ast.If: ("test",),
+    ast.While: ("test",), ast.Assert: ("test",), ast.Match: ("subject",), ast.withitem: ("context_expr",),
+    ast.AugAssign: ("target", "value"), ast.Assign: ("value",),
+}  # fmt: skip
 
 
 class Effects:
@@ -124,14 +132,16 @@ class Effects:
         made_by = unwrapped(self.value(decorator.func if isinstance(decorator, ast.Call) else decorator))
         if type(made_by) is FunctionType and is_first_party_function(made_by):
             return self._purity.of_function(made_by) and not any(map(self._calls_act, arguments))
+        if isinstance(decorator, ast.Name) and self._is_own(decorator) and not isinstance(made_by, type):
+            return self._purity.of_method(type(made_by), "__call__")
         return _is_quiet_place(root)
 
     # Statements and expressions.
 
     def _head_acts(self, statement: ast.stmt) -> bool:
         heads = [getattr(statement, name) for name in _HEADS if hasattr(statement, name)]
-        heads += [item.context_expr for item in getattr(statement, "items", ())]
-        return any(map(self._calls_act, heads))
+        heads += getattr(statement, "items", ())
+        return self._operates(statement) or any(map(self._calls_act, heads))
 
     def _acts(self, statement: ast.stmt) -> bool:
         if isinstance(statement, ast.Expr):
@@ -162,7 +172,27 @@ class Effects:
 
     def _calls_act(self, node: ast.AST) -> bool:
         """Tell whether any call in an expression or statement may act."""
-        return any(not self._is_pure(call) for call in ast.walk(node) if isinstance(call, ast.Call))
+        parts = list(ast.walk(node))
+        calls = [part for part in parts if isinstance(part, ast.Call)]
+        if any(map(self._operates, parts)) or not all(map(self._is_pure, calls)):
+            return True
+        values = [self.value(part) for part in parts if isinstance(part, ast.Name | ast.Attribute)]
+        return bool(calls) and not self._purity.of_values(
+            values, [p.attr for p in parts if isinstance(p, ast.Attribute)]
+        )
+
+    def _operates(self, node: ast.AST) -> bool:
+        """Tell whether an operator, a loop, a property or the like may act, by what a class of the project says."""
+        names: tuple[str, ...] = ()
+        if isinstance(node, ast.Attribute):
+            names = (node.attr, "__getattr__", "__getattribute__")
+        elif isinstance(node, ast.withitem):
+            names = ("__enter__", "__exit__")
+        elif isinstance(node, ast.Assign) and not any(isinstance(t, ast.Tuple | ast.List) for t in node.targets):
+            return False
+        parts = (getattr(node, name) for name in _OPERANDS.get(type(node), ()))
+        operands = (operand for part in parts for operand in (part if isinstance(part, list) else [part]))
+        return not all(self._purity.of_operators(self._type_of(operand), names) for operand in operands)
 
     def _is_pure(self, call: ast.Call) -> bool:
         given = [self.value(part) for part in (*call.args, *(keyword.value for keyword in call.keywords))]
@@ -175,6 +205,8 @@ class Effects:
             if owner is None:
                 return self._purity.of_method(self._type_of(func.value), func.attr)
             if isinstance(owner, type) and not is_first_party_class(owner):
+                if issubclass(owner, CONTAINERS) and func.attr not in READERS:
+                    return False
                 return self._purity.of_method(owner, func.attr)
             if not issubclass(type(owner), ModuleType | type):
                 is_shared = id(owner) in self._shared or not self._is_own(func.value)

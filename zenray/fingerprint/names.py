@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zenray.fingerprint.bytecode import CodeForm, Import, Reference, normal_form
+from zenray.fingerprint.effects import environment
 from zenray.fingerprint.origin import Origin, display_name, locate, module_file, origin, origin_of_module
 from zenray.fingerprint.parts import Form, asked, text_of
 from zenray.fingerprint.sources import Sources
@@ -35,6 +36,8 @@ _IMPORTS = (importlib.import_module, builtins.__import__)
 _BINDS_BY_NAME = frozenset(
     {"setattr", "delattr", "globals", "vars", "__dict__", "__setattr__", "__delattr__", "setitem", "patch"}
 )
+# What a module that is not loaded may call these by is known only by name.
+_RUNS_BY_NAME = frozenset({"exec", "compile", "run_path", "run_module", "import_module", "__import__", "exec_module"})
 _BUILTIN_DATA = frozenset({"None", "True", "False", "Ellipsis", "NotImplemented", "__debug__"})
 # Through these, code sees what called it, or the text it was written as.
 _LOOKS_AROUND = frozenset({"f_back", "f_locals", "f_globals", "__globals__", "getsource", "getsourcelines"})
@@ -424,15 +427,22 @@ class Names:
         namespace = {"__name__": thing.module_name, "__package__": package}
         normal = self._forms(source.code())
         self._note_mentions(normal, thing.module_name)
-        form.text("code", normal.digest)
+        form.text("code", normal.digest, *environment(source.tree.body))
         for reference in normal.references:
             form.text(reference.name, *reference.attributes)
-            value = vars(builtins).get(reference.name)
-            if any(value is known for known in (*_EXECUTES, *_IMPORTS)) or "import_module" in reference.attributes:
-                self._walk.problem(f"{thing.module_name} imports or runs code by names that are computed")
+            self._reference_of_unloaded(reference, thing, form)
         for statement in normal.imports:
             self._import(statement, namespace, form)
         self._walk.note_text(thing, form)
+
+    def _reference_of_unloaded(self, reference: Reference, thing: UnloadedModule, form: Form) -> None:
+        """Take care of what imports or runs code in a module that is not loaded, as far as its text tells."""
+        name = (reference.name, *reference.attributes)[-1]
+        literal = reference.argument
+        if name in ("import_module", "__import__") and literal and literal.isidentifier() and literal != "__name__":
+            self._module(literal, (), form)
+        elif name in _RUNS_BY_NAME:
+            self._walk.problem(f"{thing.module_name} imports or runs code by names that are computed")
 
 
 def _is_library(name: str) -> bool:

@@ -59,7 +59,9 @@ def origin(name: str, file: str | None) -> Origin:
 
 
 def origin_of_module(module: ModuleType) -> Origin:
-    """Tell whose code a loaded module is."""
+    """Tell whose code a loaded module is, or an object that a module has put in its place."""
+    if not issubclass(type(module), ModuleType):
+        return origin(type(module).__module__, None)
     return origin(module.__name__, module_file(module))
 
 

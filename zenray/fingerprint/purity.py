@@ -13,13 +13,14 @@ import re
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any
 
 from zenray.fingerprint.bytecode import Reference, is_call, nested_codes, normal_form
 from zenray.fingerprint.origin import Origin, origin, origin_of_module
 from zenray.fingerprint.parts import asked, text_of
+from zenray.fingerprint.state import carried
 
 # Decorators of these modules have no effect but on what they decorate, which is followed by value.
 QUIET_MODULES = frozenset(
@@ -54,23 +55,38 @@ _PURE_OF_OS = frozenset(
 SETTER = re.compile(
     r"(manual_)?seed|set(_\w+|attr|locale|context|err|printoptions|default\w*|[A-Z]\w*)|register\w*|environ|putenv"
     r"|(rc)?[Pp]arams|options|configure\w*|basicConfig|patch\w*|install\w*|enable\w*|disable\w*|use|getcontext|purge"
-    r"|add_type|add\w*Level\w*|dictConfig|fileConfig|invalidate_caches|reload|chdir"
+    r"|add_(?!argument|parser|subparsers|mutually|prefix|suffix)\w+|add\w*Level\w*|dictConfig|fileConfig|reload|chdir"
+    r"|invalidate_caches|(set|del)item|i(add|concat|or|and|sub|xor)|listen\w*|subscribe\w*|attach\w*|hook\w*"
 )
 _MUTATORS = frozenset(
     {"update", "append", "extend", "insert", "add", "clear", "pop", "popitem", "setdefault", "remove", "discard"}
     | {"appendleft", "sort", "reverse", "write", "__setitem__", "__delitem__", "start", "run"}
 )
-READERS = frozenset({"get", "copy", "keys", "values", "items", "index", "count", "union", "issubset", "intersection"})
+READERS = frozenset(
+    {"get", "copy", "keys", "values", "items", "index", "count", "union", "issubset", "intersection"}
+) | {
+    "fromkeys",
+    "fromhex",
+}
 _LOGGING = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log", "isEnabledFor", "getChild"})
 CONTAINERS = (list, dict, set, bytearray)
 _MAKERS = ("__new__", "__init__", "__post_init__", "__attrs_post_init__", "__attrs_pre_init__", "model_post_init")
+# What an object does without being called by name, but not all of it on any occasion.
+_UNNAMED = re.compile(r"__\w+__")
+_NO_OPERATORS = frozenset(
+    {"__call__", "__del__", "__enter__", "__exit__", "__aenter__", "__aexit__", "__init_subclass__", "__set_name__"}
+    | {"__class_getitem__", "__getattr__", "__getattribute__", "__setattr__", "__reduce__", "__getstate__", *_MAKERS}
+)
 _STORES = frozenset({"STORE_ATTR", "DELETE_ATTR", "STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE"})
 
 
 @dataclass(slots=True)
 class _Traits:
-    """What the code of a function, and all that it calls, may do."""
+    """What code may do by itself, and what it may go on to."""
 
+    calls: "list[_Call]" = field(default_factory=list)
+    made: set[type] = field(default_factory=set)  # classes of the project of which it may make instances
+    names: set[str] = field(default_factory=set)  # of attributes that it may take of them
     acts: bool = False
     stores: bool = False  # into something that is not its own self
     stores_attributes: bool = False
@@ -78,7 +94,9 @@ class _Traits:
     meets_foreign: bool = False  # something of a library that may be stored into
 
     def join(self, other: "_Traits") -> None:
-        """Take over what something that is called may do."""
+        """Take over what other code does, but for what it calls."""
+        self.made |= other.made
+        self.names |= other.names
         self.acts |= other.acts
         self.stores |= other.stores
         self.stores_attributes |= other.stores_attributes
@@ -91,6 +109,9 @@ class _Traits:
         return not self.acts and not is_shared
 
 
+_Call = tuple[FunctionType, type | None]  # of the project, as a method of a class or not
+
+
 class Purity:
     """Looks through functions; keeps what it found."""
 
@@ -101,23 +122,31 @@ class Purity:
         """Tell whether a function of the project acts on nothing else; one of a library is taken by its name."""
         if not is_first_party_function(function):
             return _is_pure_of_library(function, function.__name__)
-        return self._traits(function, None).is_pure
+        return self._with_all(_Traits([(function, None)])).is_pure
 
     def of_method(self, kind: type | None, name: str) -> bool:
         """Tell whether a method of an instance of a class does; `object` is any harmless value of a library."""
         if kind is None:
             return False
-        found = unwrapped(next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None))
-        if type(found) is FunctionType and is_first_party_function(found):
-            return self._traits(found, kind).is_pure
-        if kind in CONTAINERS:
+        found = unwrapped(_of_mro(kind, name))
+        if is_first_party_function(found):
+            return self._with_all(_Traits([(found, kind)])).is_pure
+        return _is_pure_method_of_library(kind, name)
+
+    def of_operators(self, kind: type | None, names: Iterable[str] = ()) -> bool:
+        """Tell whether what instances of a class do without a call does; by `names`, or all that operators do."""
+        if kind is None or not is_first_party_class(kind):
             return True
-        if kind.__module__ == "logging":
-            return name in _LOGGING
-        if kind.__module__ == "os":
-            return name in READERS
-        is_known = kind is object or kind.__module__ == "builtins" or _is_pure_place(kind.__module__)
-        return is_known and name not in _MUTATORS and not SETTER.fullmatch(name)
+        wanted = set(names) or {n for n in _all_names(kind) if _UNNAMED.fullmatch(n)} - _NO_OPERATORS
+        return self._with_all(_Traits(list(_methods(kind, wanted)))).is_pure
+
+    def of_values(self, values: Iterable[Any], names: Iterable[str]) -> bool:
+        """Tell whether functions that can be reached from values do, and methods of those names of instances there."""
+        start = _Traits()
+        self._reach(values, start)
+        start.calls += [call for kind in start.made for call in _methods(kind, names)]
+        start.made.clear()  # what else instances do is told by `of_operators`
+        return self._with_all(start).is_pure
 
     def of_call(self, called: Any, given: Iterable[Any], *, name: str) -> bool:
         """Tell whether a call does, of something under a name that is no method of an instance, with arguments."""
@@ -127,62 +156,113 @@ class Purity:
         if called is setattr or called is delattr:
             owner = next(iter(given), None)
             return owner is not None and not _is_foreign(owner)
-        traits = _Traits()
-        self._meet_called(called, name, traits)
+        start = _Traits()
+        self._meet_called(called, name, start)
+        start.made.clear()  # what is made here is used where this can be seen
+        traits = self._with_all(start)
         traits.meets_foreign |= traits.stores and any(map(_is_foreign, given))
         return traits.is_pure
 
-    def _meet_called(self, called: Any, name: str, traits: _Traits) -> None:
+    def _with_all(self, start: _Traits) -> _Traits:
+        """Return what code does together with all that it calls, and with what the instances that it makes may do."""
+        found = _Traits()
+        pending, seen = [start], set()
+        while pending and not found.acts:
+            traits = pending.pop()
+            found.join(traits)
+            calls = list(traits.calls)
+            if not pending:
+                for cls in found.made:
+                    calls += _methods(cls, {n for n in _all_names(cls) if n in found.names or _UNNAMED.fullmatch(n)})
+            for function, owner in calls:
+                key = function.__code__, id(owner)
+                if key not in seen:
+                    seen.add(key)
+                    pending.append(self._traits(function, owner))
+        return found
+
+    def _meet_called(self, called: Any, name: str, found: _Traits) -> None:
         kind = type(called)
         if kind is FunctionType and is_first_party_function(called):
-            traits.join(self._traits(called, None))
+            found.calls.append((called, None))
         elif issubclass(kind, type) and is_first_party_class(called):
-            traits.join(self._of_class(called))
+            self._meet_class(called, found)
         elif kind is FunctionType or issubclass(kind, type) or kind in _BUILTIN_KINDS:
-            traits.acts |= not _is_pure_of_library(called, name)
+            found.acts |= not _is_pure_of_library(called, name)
         elif is_first_party_class(kind):
-            method = vars(kind).get("__call__")
-            traits.acts |= type(method) is not FunctionType or not self._traits(method, kind).is_pure
+            methods = list(_methods(kind, {"__call__"}))
+            found.calls += methods
+            found.acts |= not methods
         else:
-            traits.acts |= not _is_pure_place(kind.__module__)
+            found.acts |= not _is_pure_place(kind.__module__)
 
-    def _of_class(self, cls: type) -> _Traits:
-        found = _Traits()
+    def _meet_class(self, cls: type, found: _Traits) -> None:
+        found.made.add(cls)
+        for group in map(vars(cls).get, ("__pydantic_decorators__",)):  # validators
+            infos = (info for field in getattr(group, "__slots__", ()) for info in asked(group, field).values())
+            self._reach([unwrapped(asked(info, "func")) for info in infos], found)
         for base in (*cls.__mro__, *inspect.getmro(type(cls))):
             if base in (object, type):
                 continue
             if is_first_party_class(base):
                 names = _MAKERS if issubclass(cls, base) else ("__call__",)
                 methods = (unwrapped(vars(base).get(name)) for name in names)
-                for method in methods:
-                    if type(method) is FunctionType:
-                        found.join(self._traits(method, cls))
+                found.calls += [(method, cls) for method in methods if is_first_party_function(method)]
             elif not _is_pure_of_library(base, base.__name__) and not is_quiet_name(base.__module__):
                 found.acts = True
-        return found
+
+    def _reach(self, values: Iterable[Any], found: _Traits) -> None:
+        """Note the functions and classes of the project that values hold or are, as if all of them were called."""
+        pending, seen = list(values), set[int]()
+        while pending and len(seen) < _REACH_LIMIT:
+            value = pending.pop()
+            if id(value) in seen or type(value) in _PLAIN:
+                continue
+            seen.add(id(value))
+            inner = unwrapped(value)
+            kind = type(inner)
+            if is_first_party_function(inner):
+                found.calls.append((inner, None))
+            elif isinstance(inner, type):
+                if is_first_party_class(inner):
+                    self._meet_class(inner, found)
+            elif issubclass(kind, dict | types.MappingProxyType):
+                pending += (*inner, *inner.values())
+            elif issubclass(kind, list | tuple | set | frozenset):
+                pending += inner
+            elif is_first_party_class(kind) and not issubclass(kind, ModuleType):
+                found.made.add(kind)
+                pending += getattr(inner, "__dict__", {}).values()
+            if issubclass(type(value), functools.partial):
+                pending += (*value.args, *value.keywords.values())
+            elif type(value) is types.MethodType:
+                pending.append(value.__self__)
 
     def _traits(self, function: FunctionType, owner: type | None) -> _Traits:
         key = (function.__code__, id(owner))
         known = self._known.get(key)
         if known is not None:
             return known
-        found = self._known[key] = _Traits()  # itself, where it calls itself
+        found = self._known[key] = _Traits()
         codes = list(nested_codes(function.__code__))
         for code in codes:
             stores = set(_stores_elsewhere(code))
             found.stores |= bool(stores)
             found.stores_attributes |= bool(stores & {"STORE_ATTR", "DELETE_ATTR"})
-        for name in {name for code in codes for name in code.co_names}:
-            method = unwrapped(_of_mro(owner, name)) if owner else None
-            if type(method) is FunctionType and is_first_party_function(method):
-                found.join(self._traits(method, owner))
+        found.names = {name for code in codes for name in code.co_names}
+        if owner is not None:
+            found.calls += _methods(owner, found.names)
+        self._reach([*carried(function)], found)
         form = normal_form(function.__code__)
         for reference in form.references:
             if not reference.is_guess:
                 self._meet(reference, function.__globals__, found)
         for statement in form.imports:
             module = sys.modules.get(statement.module)
-            for name in statement.names if module is not None and not is_own_module(module) else ():
+            if statement.level or (module is not None and is_own_module(module)):
+                found.acts = True  # whatever the import of that module does
+                continue
+            for name in statement.names if module is not None else ():
                 self._meet_foreign(vars(module).get(name), name, (), found)
         calls_setter = any(SETTER.fullmatch(name) for code in codes for name in _methods_of_unknown(code))
         found.acts |= calls_setter
@@ -198,6 +278,8 @@ class Purity:
             is_foreign = not is_own_module(value)
             name = attributes.pop(0)
             value = vars(value).get(name)
+        if not is_foreign:
+            self._reach([value], found)
         value = unwrapped(value)
         if is_foreign:
             self._meet_foreign(value, name, tuple(attributes), found)
@@ -208,8 +290,10 @@ class Purity:
                 self._meet_method(value, attributes[0], found)
         elif isinstance(value, type) and attributes:
             method = unwrapped(_of_mro(value, attributes[0]))
-            if type(method) is FunctionType and is_first_party_function(method):
-                found.join(self._traits(method, value))
+            if is_first_party_function(method):
+                found.calls.append((method, value))
+            elif issubclass(value, CONTAINERS):
+                found.acts |= attributes[0] in _MUTATORS
             elif _is_foreign(value):
                 self._meet_foreign(value, attributes[0], (), found)
         elif callable(value) and not _is_foreign(value):
@@ -221,7 +305,12 @@ class Purity:
         if issubclass(type(value), CONTAINERS):
             found.acts |= name in _MUTATORS
             return
-        found.acts |= not self.of_method(type(value), name)
+        kind = type(value)
+        method = unwrapped(_of_mro(kind, name))
+        if is_first_party_function(method):
+            found.calls.append((method, kind))
+        else:
+            found.acts |= not _is_pure_method_of_library(kind, name)
 
     def _meet_foreign(self, value: Any, name: str, attributes: tuple[str, ...], found: _Traits) -> None:
         if attributes and (attributes[0] in _MUTATORS or SETTER.fullmatch(attributes[0])):
@@ -234,6 +323,8 @@ class Purity:
             found.meets_foreign = True
 
 
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, ModuleType})
+_REACH_LIMIT = 10_000
 _BUILTIN_KINDS = (types.BuiltinFunctionType, types.MethodType, types.WrapperDescriptorType, types.MethodDescriptorType)
 
 
@@ -307,7 +398,7 @@ def _is_pure_place(module_name: str) -> bool:
 
 def _is_pure_of_library(value: Any, name: str) -> bool:
     """Tell by the place and the name of something whether calling it only computes."""
-    module_name = text_of(value, "__module__")
+    module_name = text_of(value, "__module__") or text_of(asked(value, "__self__"), "__module__")
     if SETTER.fullmatch(name) or any(value is known for known in (importlib.import_module, builtins.__import__)):
         return False
     if module_name == "builtins" or (not module_name and vars(builtins).get(name) is value):
@@ -318,6 +409,27 @@ def _is_pure_of_library(value: Any, name: str) -> bool:
     if module_name in ("os", "posix", "nt", "logging"):
         return name in _PURE_OF_OS
     return _is_pure_place(module_name) and "random" not in module_name
+
+
+def _is_pure_method_of_library(kind: type, name: str) -> bool:
+    if kind in CONTAINERS:
+        return True
+    if kind.__module__ == "logging":
+        return name in _LOGGING
+    if kind.__module__ == "os":
+        return name in READERS
+    is_known = kind is object or kind.__module__ == "builtins" or _is_pure_place(kind.__module__)
+    return is_known and name not in _MUTATORS and not SETTER.fullmatch(name)
+
+
+def _methods(cls: type, names: Iterable[str]) -> Iterator[_Call]:
+    """Yield the methods and properties of those names that the project has written for a class."""
+    found = (unwrapped(_of_mro(cls, name)) for name in names)
+    return ((method, cls) for method in found if is_first_party_function(method))
+
+
+def _all_names(cls: type) -> set[str]:
+    return {name for base in cls.__mro__ if is_first_party_class(base) for name in vars(base)}
 
 
 def _of_mro(cls: type, name: str) -> Any:

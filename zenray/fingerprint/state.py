@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import is_
+from types import FunctionType
 from typing import Any
 
 from blake3 import blake3
@@ -76,6 +77,18 @@ def pairs(mapping: Mapping[Any, Any]) -> Iterable[object]:
 def attributes(value: Any) -> Iterable[object]:
     """Return the class and the attributes of an instance."""
     return type(value), *pairs(vars(value))
+
+
+def carried(function: FunctionType) -> Iterator[object]:
+    """Yield what a function is made of that may be set, to be compared."""
+    yield from (function.__code__, function.__defaults__)
+    yield from pairs(function.__kwdefaults__ or {})
+    yield from pairs(vars(function))
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:
+            yield cell
 
 
 def leaves(part: Any, depth: int = _DEPTH) -> Iterator[object]:

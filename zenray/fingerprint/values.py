@@ -325,6 +325,10 @@ class Values:
         if not holders and kind.__module__ != "typing":
             self._walk.problem(f"{name} is a {_type_name(value)} without a name, whose content cannot be compared")
         form.text("global", global_name, *holders[:1])
+        if kind.__module__ in ("typing", "typing_extensions"):
+            meant = [asked(value, part) for part in _MEANINGS]
+            if any(meant):
+                self._all("means", meant, form, name)
         for module_name in holders[:1]:
             self._walk.note_distribution(module_name)
         self._walk.link(kind, form, name)
@@ -423,6 +427,8 @@ _COPIED = frozenset({"__module__", "__name__", "__qualname__", "__doc__", "__wra
     "func",
     "lock",
 }
+# What the types that a name was made for stand for.
+_MEANINGS = ("__supertype__", "__bound__", "__constraints__", "__value__")
 _SKIPPED_STATE = frozenset({"__dict__", "__weakref__", "__objclass__"})
 
 
