@@ -174,7 +174,7 @@ def _requirements(name: str) -> "list[Requirement]":
     if not found:
         raise ConfigError(
             f"the installed metadata of zenray {distribution.version} does not know the integration {name!r}: it is "
-            "older than this code; run `pip install --upgrade zenray`, or in a checkout `pip install -e .`"
+            "older than this code; install ZenRay again from where you have it, in a checkout with `pip install -e .`"
         )
     return found
 

@@ -88,7 +88,7 @@ def test_a_newer_database_is_refused_with_the_command_to_run(server_url):
         ledger.create_run(contract.a_run())
     execute(server_url, f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
     for use in (Ledger(server_url).list_runs, lambda: Ledger(server_url).create_run(contract.a_run("next"))):
-        with pytest.raises(MetadataError, match=r"'9999'.*0001.*pip install --upgrade zenray"):
+        with pytest.raises(MetadataError, match=r"'9999'.*0001.*newer ZenRay"):
             use()
 
 

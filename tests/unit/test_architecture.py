@@ -2,13 +2,17 @@
 
 import ast
 import pickle
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 import zenray
 from zenray import errors, pipeline, step
@@ -95,3 +99,11 @@ def test_errors_survive_pickle_with_their_message(cls: type[Exception]) -> None:
 def test_every_error_is_in_the_tree_that_is_drawn() -> None:
     public = {cls.__name__ for cls in all_errors(errors.ZenRayError) if cls.__module__ == errors.__name__}
     assert all(name in (errors.__doc__ or "") for name in public)
+
+
+def test_a_cluster_of_ones_own_gets_what_zenray_needs() -> None:
+    root = Path(zenray.__file__).parents[1]
+    needed = tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]
+    (command,) = yaml.safe_load((root / "cluster.yaml").read_text())["setup_commands"]
+    given = {Requirement(word).name for word in shlex.split(command)[2:]}
+    assert {Requirement(text).name for text in needed} <= given

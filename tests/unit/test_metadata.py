@@ -133,7 +133,7 @@ class TestOpening:
         with sqlite3.connect(path) as connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
         connection.close()
-        with pytest.raises(MetadataError, match=r"'9999'.*0001.*upgrade zenray"):
+        with pytest.raises(MetadataError, match=r"'9999'.*0001.*newer ZenRay"):
             Ledger(url_of(path)).list_runs()
 
     def test_an_older_database_is_copied_and_upgraded(self, path):
@@ -238,6 +238,26 @@ class TestSchema:
                 structures.append([contract.structure_of(inspect(connection), name) for name in schema.metadata.tables])
             engine.dispose()
         assert structures[0] == structures[1]
+
+    @pytest.mark.parametrize("lacks", [(), ("stop",), ("stop", "claims", "identity")], ids=str)
+    def test_a_database_of_the_first_revision_is_upgraded_with_all_that_is_in_it(self, path, lacks):
+        with Ledger(url_of(path)) as ledger:
+            ledger.create_run(a_run())
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = '0001'")
+            if "stop" in lacks:
+                connection.execute("ALTER TABLE runs DROP COLUMN stop_asked_by")
+            for table in {"claims", "identity"}.intersection(lacks):
+                connection.execute(f"DROP TABLE {table}")
+        connection.close()
+        with Ledger(url_of(path)) as ledger:
+            assert ledger.find_run(RUN) == a_run()
+            assert ledger.ledger_id()
+            assert ledger.ask_to_stop(RUN, "me")
+        engine = create_engine(url_of(path))
+        with engine.connect() as connection:
+            assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
+        engine.dispose()
 
     @pytest.mark.parametrize("dialect", [postgresql.dialect(), mysql.dialect(), sqlite.dialect()], ids=lambda d: d.name)
     def test_every_statement_exists_in_every_dialect(self, dialect):

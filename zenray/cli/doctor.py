@@ -62,7 +62,12 @@ def _packages() -> Iterator[Line]:
             missing.append(name)
     yield "ok", "packages", ", ".join(found), ""
     if missing:
-        yield "fail", "packages", f"not installed: {', '.join(missing)}", "pip install --force-reinstall zenray"
+        yield (
+            "fail",
+            "packages",
+            f"not installed: {', '.join(missing)}",
+            "install ZenRay again from where you have it, in a checkout with `pip install -e .`",
+        )
 
 
 def _home() -> Iterator[Line]:

@@ -120,7 +120,7 @@ def _revision(connection: Connection, name: str) -> str | None:
     if revision != _UNVERSIONED and revision not in REVISIONS:
         raise MetadataError(
             f"{name!r} has tables of revision {revision!r}, and this ZenRay knows {', '.join(REVISIONS)}: they were "
-            "made by a newer ZenRay (`pip install --upgrade zenray`) or by another program (use another database)"
+            "made by a newer ZenRay (use that one) or by another program (use another database)"
         )
     return str(revision)
 

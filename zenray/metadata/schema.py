@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-REVISIONS = ("0001",)  # oldest first; the last one is what this code reads and writes
+REVISIONS = ("0001", "0002")  # oldest first; the last one is what this code reads and writes
 HEAD = REVISIONS[-1]
 VERSION_TABLE = "alembic_version"
 

@@ -32,8 +32,6 @@ def downgrade() -> None:
     op.drop_table("step_runs")
     op.drop_table("runs")
     op.drop_table("code")
-    op.drop_table("identity")
-    op.drop_table("claims")
     op.drop_table("cache_entries")
     op.drop_table("artifacts")
 
@@ -58,7 +56,6 @@ def _create_runs() -> None:
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("owner", _TEXT, nullable=False),
         sa.Column("lease_until", sa.Double(), nullable=True),
-        sa.Column("stop_asked_by", _TEXT, nullable=False),
         sa.PrimaryKeyConstraint("run_id"),
         **_MYSQL,
     )
@@ -176,21 +173,3 @@ def _create_cache() -> None:
         **_MYSQL,
     )
     op.create_index("cache_entries_by_age", "cache_entries", ["created_at"], unique=False)
-    op.create_table(
-        "claims",
-        sa.Column("key", sa.String(length=64), nullable=False),
-        sa.Column("store", sa.String(length=300), nullable=False),
-        sa.Column("run_id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=200), nullable=False),
-        sa.Column("claimed_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("key", "store"),
-        **_MYSQL,
-    )
-    op.create_index("claims_by_run", "claims", ["run_id"], unique=False)
-    op.create_table(
-        "identity",
-        sa.Column("name", sa.String(length=16), nullable=False),
-        sa.Column("ledger_id", sa.String(length=64), nullable=False),
-        sa.PrimaryKeyConstraint("name"),
-        **_MYSQL,
-    )
