@@ -158,21 +158,26 @@ def _named(word: str, name: str, value: Json) -> str:
     return f"materializer {value[0]!r} of {name!r}" if is_materializer else f"{word} {name!r}"
 
 
-def doubt(in_worker: Sequence[Mapping[str, Json]], code: Fingerprint) -> str:
-    """Say that a result is not kept, because what its code uses is not the same in the worker as in this process."""
-    return (
-        f"{_differing(in_worker, code)} differs between the worker and this process: a step has changed it there, or "
-        "it is another in each process; so the result is not kept in the cache. Pass it to the step as a parameter, "
-        "and return what the step changes"
-    )
+def change(in_worker: Sequence[Mapping[str, Json]], now: Fingerprint, before: Fingerprint) -> str:
+    """Say what of a step's code was not, or after it has run is not, what its key was made of; empty if nothing.
 
-
-def change(now: Fingerprint, before: Fingerprint) -> str:
-    """Say that a step has changed what its own code uses."""
-    return (
-        f"changes {_differing(map(asdict, now.parts), before)}, which its own code uses, so its next call is another "
-        "one to the cache; pass it to the step as a parameter, and return what the step changes"
-    )
+    Args:
+        in_worker: the parts of its code in a worker, where they differed.
+        now: its code in this process after it has run.
+        before: its code as the key has it.
+    """
+    if in_worker:
+        return (
+            f"{_differing(in_worker, before)} differs between the worker and this process: a step has changed it "
+            "there, or it is another in each process; so the result is not kept in the cache. Pass it to the step as a "
+            "parameter, and return what the step changes"
+        )
+    if now.digest != before.digest:
+        return (
+            f"it changes {_differing(map(asdict, now.parts), before)}, which its own code uses, so its next call is "
+            "another one to the cache; pass it to the step as a parameter, and return what the step changes"
+        )
+    return ""
 
 
 def _differing(parts: Iterable[Mapping[str, Json]], code: Fingerprint) -> str:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -318,6 +318,8 @@ class Coordinator:
 
     def _on_done(self, resources: Resources, results: Sequence[AttemptResult]) -> None:
         with self._lock:
+            if self._fingerprints.has_imported_edits:
+                results = [replace(result, is_cacheable=False) for result in results]
             self._results.extend(results)
             self._in_flight[resources] -= 1
             self._news.notify_all()
@@ -446,7 +448,7 @@ class Coordinator:
         on_done = partial(self._on_done, resources)
         try:
             if calls:
-                with self._fingerprints.kept():
+                with self._fingerprints.kept() if self._launcher.is_blocking else nullcontext():
                     self._launcher.launch(calls, resources, on_done)
             else:
                 on_done([])
@@ -489,7 +491,10 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
-        self._note_changes(state, result)
+        if state.code is not None:
+            changed = cache.change(result.code, self._code_of(state.step), state.code)
+            if changed:
+                self._note(f"step {state.step.name!r}: {changed}", about=f"changes of {state.step.name!r}")
         if result.started_at:
             state.started_at = result.started_at
         if result.failure is None:
@@ -523,18 +528,6 @@ class Coordinator:
         else:
             times = f" ({state.lost_workers} times)" if is_lost else ""
             self._fail(state, replace(failure, message=failure.message + times))
-
-    def _note_changes(self, state: StepState, result: AttemptResult) -> None:
-        """Say what of a step's code is not, or no longer, what its key was made of."""
-        assert state.code is not None
-        now = self._code_of(state.step)
-        if result.code:
-            text = f"step {state.step.name!r}: {cache.doubt(result.code, state.code)}"
-        elif now.digest != state.code.digest:
-            text = f"step {state.step.name!r} {cache.change(now, state.code)}"
-        else:
-            return
-        self._note(text, about=f"changes of {state.step.name!r}")
 
     def _commit(
         self,

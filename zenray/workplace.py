@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,8 @@ class Workplace:
             return Attempt(failed)
         with _restored(), self._fingerprints.kept():
             attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
+        if self._fingerprints.has_imported_edits:
+            known = replace(known, code=self._fingerprints.of(known.function)).doubted()
         return attempt.doubted(known.doubt) if known.doubt else attempt
 
     def _known(self, call: StepCall) -> "_Known":
@@ -153,7 +155,8 @@ class Workplace:
         elif not known.code.problems:  # else it is never kept in the cache: nothing is left to be noticed
             code = self._fingerprints.of(known.function)
             if code is not known.code:
-                known = self._functions[key] = _Known.of(known.function, code, call)
+                known = _Known.of(known.function, code, call)
+                self._functions[key] = known = known.doubted() if code.problems else known
         return known
 
     def _obtained(self, call: StepCall) -> "_Known":
@@ -189,7 +192,11 @@ class _Known:
 
     @classmethod
     def of(cls, function: Callable[..., Any], code: Fingerprint, call: StepCall) -> "_Known":
-        return cls(function, code, () if _is_what_was_hashed(code, call) else tuple(map(asdict, code.parts)))
+        known = cls(function, code, ())
+        return known if _is_what_was_hashed(code, call) else known.doubted()
+
+    def doubted(self) -> "_Known":
+        return replace(self, doubt=tuple(map(asdict, self.code.parts)))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ SEEN = []
 def scaled(n):
     return n * FACTOR
 """,
+    "late.py": "X = 1",
     "flow.py": """
 import functools, os, sys
 from pathlib import Path
@@ -91,6 +92,12 @@ def imports_and_changes(n: int) -> int:
     import lazy
     lazy.SEEN.append(n)
     return lazy.scaled(n) + len(lazy.SEEN)
+
+@step(num_cpus=ALL)
+def imports_late(n: int) -> int:
+    Path("late.py").write_text("X = 22")
+    import late
+    return late.X
 
 @pipeline
 def loop(name: str, first: int):
@@ -176,6 +183,17 @@ def test_a_step_that_changes_what_its_code_reads_is_kept_once_a_process_and_note
     assert stack == "inline" or note in first.stderr
     again = drive(project, cluster_home, code)
     assert told(again) == ["cached"] * kept + ["succeeded"] * (3 - kept), again.stderr
+
+
+@pytest.mark.parametrize("stack", ["local", "inline"])
+def test_a_module_that_is_edited_before_a_step_imports_it_poisons_no_key(
+    project: Path, cluster_home: Path, stack: str
+) -> None:
+    code = f"os.environ['ZENRAY_STACK'] = {stack!r}\nrun = flow.loop('imports_late', {10 * len(stack)})\n"
+    code += "print([(str(s.status), s.output.load()) for s in run.steps.values()][0])"
+    for _ in range(2):
+        (project / "late.py").write_text("X = 1")
+        assert told(drive(project, cluster_home, code)) == ("succeeded", 22)
 
 
 def test_what_changes_nothing_that_a_step_uses_is_kept(project: Path, cluster_home: Path) -> None:

@@ -1,5 +1,6 @@
 """Where steps run in the pipeline's process: what code reads counts as it is when a step starts, whoever changed it."""
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_what_steps_change_in_this_process_is_in_the_keys_of_the_next_ones(
 
     _set("COUNT", 0)
     assert values(several()) == [("succeeded", 101), ("succeeded", 102), ("succeeded", 203)]
-    assert capfd.readouterr().err.count("changes constant 'tests.unit.test_changing_code.COUNT'") == 1
+    assert capfd.readouterr().err.count("it changes constant 'tests.unit.test_changing_code.COUNT'") == 1
     _set("COUNT", 0)
     assert values(some()) == [("succeeded", 2), ("succeeded", 103)]
     _set("COUNT", 1)
@@ -138,3 +139,31 @@ def test_an_attempt_after_one_that_changed_what_its_code_reads_has_another_key()
     for before in (1, 0):  # from 0 its first attempt changes it to 1, and its second is looked up
         _set("COUNT", before)
         assert values(once()) == [("cached", 201)]
+
+
+@functools.lru_cache
+def remembered(n: int) -> str:
+    return f"{MODE}{n}"
+
+
+@step
+def remembers(n: int) -> str:
+    return remembered(n)
+
+
+def test_a_result_that_a_helper_remembers_from_before_a_change_is_not_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    @pipeline
+    def once() -> None:
+        remembers(1)
+
+    @pipeline
+    def twice() -> None:
+        remembers(1).load()
+        _set("MODE", "b")
+        remembers(1)
+
+    _set("MODE", "a")
+    assert values(twice()) == [("succeeded", "a1"), ("succeeded", "a1")]
+    assert capfd.readouterr().err.count("call remembered.cache_clear() after the change") == 1
+    remembered.cache_clear()
+    assert values(once()) == [("succeeded", "b1")]

@@ -318,3 +318,46 @@ def test_a_loader_is_what_it_was(load: Load, fingerprints: Fingerprints) -> None
         assert module.f().startswith("X = ")
     assert "exec_module" not in vars(sys.modules["a"].__loader__)
     assert importlib.reload(sys.modules["a"]) is sys.modules["a"]
+
+
+def test_an_edit_of_a_module_while_the_step_runs_that_imports_it_is_noticed(
+    load: Load, tmp_path: Path, fingerprints: Fingerprints
+) -> None:
+    module = load("def f(before):\n before()\n import a\n return a.X", "X = 1")
+    found = fingerprints.of(module.f)
+    with fingerprints.kept():
+        assert module.f(lambda: (tmp_path / "a.py").write_text("X = 22")) == 22
+    assert fingerprints.has_imported_edits
+    assert fingerprints.of(module.f).digest != found.digest
+    with fingerprints.kept():
+        assert module.f(lambda: None) == 22
+    assert not fingerprints.has_imported_edits
+
+
+MEMORY = "import functools\nX, Y = 1, 1\n@functools.lru_cache\ndef g(n): return X + n\ndef f(): return g(1) + Y"
+
+
+def test_a_memory_of_a_helper_is_harmless_while_its_code_reads_the_same(load: Load, fingerprints: Fingerprints) -> None:
+    module = load(MEMORY)
+    assert module.f() == 3
+    fingerprints.of(module.f)
+    module.Y = 2
+    assert fingerprints.of(module.f).problems == ()
+    assert module.f() == 4
+
+
+def test_a_memory_of_other_values_is_a_problem_until_it_is_cleared(load: Load, fingerprints: Fingerprints) -> None:
+    module = load(MEMORY)
+    first = fingerprints.of(module.f)
+    module.f()
+    module.X = 2
+    (problem,) = fingerprints.of(module.f).problems
+    assert "g.cache_clear()" in problem
+    assert module.f() == 3  # which is not what a new process would say
+    module.X = 1
+    assert fingerprints.of(module.f).problems == (problem,)
+    module.g.cache_clear()
+    module.X = 2
+    assert fingerprints.of(module.f).problems == ()
+    module.X = 1
+    assert fingerprints.of(module.f) == first

@@ -9,6 +9,7 @@ followed is a problem, never a guess: a step with problems must run.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from zenray.fingerprint.closure import Closure
@@ -73,14 +74,31 @@ class Fingerprints:
     """The fingerprints of the functions that run in this process, each as it is when it is asked for."""
 
     def __init__(self) -> None:
+        self.has_imported_edits = False  # `kept` has met a module whose text was edited since a fingerprint was taken
         self._known: dict[Callable[..., Any], tuple[Fingerprint, State]] = {}
+        self._memories: dict[Any, State] = {}  # what code whose results are remembered was taken of at first
 
     def of(self, function: Callable[..., Any]) -> Fingerprint:
         """Return a function's fingerprint: the same object until something that it was taken of has changed."""
         known = self._known.get(function)
         if known is None or not known[1].holds():
-            known = self._known[function] = watched(function)
+            found, state = watched(function)
+            problems = (problem for memory in state.memories for problem in self._problems_of(memory))
+            known = self._known[function] = replace(found, problems=(*found.problems, *problems)), state
         return known[0]
+
+    def _problems_of(self, memory: Any) -> Iterator[str]:
+        """Tell where a function under ``lru_cache`` may return what it did when its code read other values."""
+        first = self._memories.get(memory)
+        if first is None or not memory.cache_info().currsize:
+            self._memories[memory] = watched(memory.__wrapped__)[1]
+        elif not first.holds():
+            first.fail()
+            name = getattr(memory, "__qualname__", repr(memory))
+            yield (
+                f"{name} remembers results (functools.lru_cache) of before a change of what its code reads; "
+                f"call {name}.cache_clear() after the change"
+            )
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -89,6 +107,7 @@ class Fingerprints:
         A fingerprint has the text of a module that is not loaded. What has only just been imported is what its text
         says, so the fingerprint holds for as long as the module is what it was at that moment.
         """
+        self.has_imported_edits = False
         missing = {name for _, state in self._known.values() for name in state.missing_modules}
         if not missing:
             yield
@@ -105,6 +124,8 @@ class Fingerprints:
             new = [sys.modules[name] for name in state.missing_modules if name in sys.modules]
             if new and state.holds(but=new):
                 self._known[function] = found, watched(function)[1]
+            elif new and state.has_edited_files():
+                self.has_imported_edits = True
 
 
 _shared = Fingerprinter()

@@ -34,6 +34,8 @@ class State:
     def __init__(self) -> None:
         self._globals: dict[int, tuple[Mapping[str, Any], dict[str, object]]] = {}
         self._held: dict[tuple[int, Look], tuple[object, Look, tuple[object, ...]]] = {}  # keeps them alive: ids last
+        self._has_failed = False
+        self.memories: list[Any] = []  # functions that remember their results, which is no state as long as they hold
 
     def read(self, namespace: Mapping[str, Any], name: str) -> None:
         """Remember what a name stands for, if anything."""
@@ -57,6 +59,8 @@ class State:
 
         Where a name stood for nothing, it may now stand for one of those in `but`.
         """
+        if self._has_failed:
+            return False
         try:
             for namespace, names in self._globals.values():
                 now: Iterable[object] = map(namespace.get, names, repeat(_ABSENT))
@@ -67,6 +71,15 @@ class State:
             return all(is_same(tuple(look(thing)), held) for thing, look, held in self._held.values())
         except Exception:  # noqa: BLE001 - of foreign objects, or a thread that a step left has just changed one
             return False
+
+    def fail(self) -> None:
+        """Hold no more, also if what has changed is changed back."""
+        self._has_failed = True
+
+    def has_edited_files(self) -> bool:
+        """Say whether the text of a module that was not loaded is another one."""
+        files = ((file, look, held) for file, look, held in self._held.values() if isinstance(file, str))
+        return not all(is_same(tuple(look(file)), held) for file, look, held in files)
 
 
 def pairs(mapping: Mapping[Any, Any]) -> Iterable[object]:

@@ -193,7 +193,9 @@ class Values:
                 self._walk.link(kind, form, name)
                 own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in _COPIED}
                 self.write(own, form, name, is_made=True)
-            if getattr(value, "__dict__", None):
+            if kind is functools._lru_cache_wrapper:
+                self._walk.state.memories.append(value)
+            elif getattr(value, "__dict__", None):
                 self._walk.state.hold(value, attributes)
             self._all(parts[0], parts[1:], form, name)
         elif _type_name(value) in _INERT:
