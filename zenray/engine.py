@@ -29,10 +29,10 @@ from zenray.launcher import Launcher
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
+from zenray.raised import exception_of
 from zenray.relevance import CustomMaterializers
 from zenray.step import Step
 from zenray.store import Store, log_name
-from zenray.worker import exception_of
 
 UNIT_S = 0.02  # step calls shorter than this travel together, up to about this long
 MAX_UNIT = 64

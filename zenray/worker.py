@@ -13,7 +13,6 @@ import os
 import pickle
 import shutil
 import sys
-import sysconfig
 import tempfile
 import time
 import traceback
@@ -25,16 +24,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import zenray_materializers
-
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
-from zenray.errors import OutputError, StepTimedOut, StoreError, ZenRayError, shown
+from zenray.errors import OutputError, StoreError, shown
 from zenray.files import File, Folder
 from zenray.limits import can_limit, time_limit
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
+from zenray.raised import cut, describe_failure
 from zenray.step import active_caller
 from zenray.store import Store, log_name
 from zenray.threads import Threads
@@ -302,90 +300,6 @@ def fill(tree: Any, values: list[Any], files: list[File | Folder]) -> Any:
     if kind in (File, Folder):
         files.append(tree)
     return tree
-
-
-MAX_MESSAGE, MAX_TRACEBACK = 10_000, 100_000  # characters that are printed and recorded
-MAX_PICKLE_BYTES = 1 << 20
-
-
-def describe_failure(exc: BaseException) -> Failure:
-    """Turn an exception into what a result carries: text that always survives, and the exception where it pickles."""
-    kind = "user"
-    if isinstance(exc, KeyboardInterrupt):
-        kind = "cancelled"
-    elif isinstance(exc, StepTimedOut):
-        kind = "timeout"
-    elif isinstance(exc, OutputError):
-        kind = "output"
-    elif isinstance(exc, StoreError):
-        kind = "store"
-    elif isinstance(exc, ZenRayError):
-        kind = "output"
-    try:
-        pickled = pickle.dumps(exc)
-        # An exception with a constructor of its own often only seems to pickle; a huge one is not worth its bytes.
-        pickle.loads(pickled if len(pickled) <= MAX_PICKLE_BYTES else b"")
-    except Exception:  # noqa: BLE001 - anything may happen in foreign __reduce__; the text is what counts
-        pickled = b""
-    bases = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(exc).__mro__)
-    return Failure(kind, type(exc).__qualname__, _text(exc), _own_traceback(exc), pickled, bases)
-
-
-def exception_of(failure: Failure) -> BaseException | None:
-    """Return the exception the step raised, with its traceback as text, or a stand-in where it does not pickle.
-
-    None where nothing was raised: its process was lost, or it could not be started.
-    """
-    if not failure.pickled and not failure.traceback:
-        return None
-    try:
-        error = pickle.loads(failure.pickled) if failure.pickled else None
-    except Exception:  # noqa: BLE001 - its class may not exist in this process
-        error = None
-    if not isinstance(error, BaseException):
-        error = RuntimeError(f"{failure.type_name}: {failure.message}")
-    if failure.traceback:
-        error.add_note(f"In the step:\n{failure.traceback}")
-    return error
-
-
-def cut(text: str, limit: int) -> str:
-    """Return a text with its middle left out where it is longer than a number of characters."""
-    half = limit // 2
-    return text if len(text) <= limit else f"{text[:half]} ... ({len(text) - 2 * half:,} characters) ... {text[-half:]}"
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return cut(str(exc), MAX_MESSAGE)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the failure
-        return "<its message cannot be shown>"
-
-
-_OURS = (str(Path(__file__).parent), str(Path(zenray_materializers.__file__).parent))
-_LIBRARIES = (*_OURS, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")))
-
-
-def _own_traceback(exc: BaseException) -> str:
-    """Format the traceback from the user's first line on: the frames that led there are ZenRay's.
-
-    An error of ZenRay that no line of the user's has a part in says what it has to say in its message.
-    """
-    if isinstance(exc, ZenRayError) and not _has_user_frame(exc):
-        return f"{type(exc).__qualname__}: {_text(exc)}\n"
-    tb = exc.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(_OURS) and tb.tb_next is not None:
-        tb = tb.tb_next
-    return cut("".join(traceback.format_exception(type(exc), exc, tb)), MAX_TRACEBACK)
-
-
-def _has_user_frame(exc: BaseException | None) -> bool:
-    while exc is not None:
-        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(exc.__traceback__))
-        if any(Path(file).is_file() and not file.startswith(_LIBRARIES) for file in files):
-            return True
-        exc = exc.__cause__ or exc.__context__
-    return False
 
 
 @contextmanager

@@ -26,12 +26,13 @@ from zenray.fingerprint import Fingerprint, Fingerprints, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, JobContext, Json, StepCall
+from zenray.raised import describe_failure
 from zenray.settings import current_folder
 from zenray.step import Step
 from zenray.store import Store, open_store
 from zenray.trackers import WorkerTracker
 from zenray.waiting import Waiter
-from zenray.worker import SLOW_UNIT_S, Attempt, begin_step, describe_failure
+from zenray.worker import SLOW_UNIT_S, Attempt, begin_step
 
 # What Ray sets in each worker process: its own settings, and the accelerators that it has given to the task.
 _NOT_SENT = re.compile(

@@ -228,6 +228,44 @@ if __name__ == "__main__":
 """
 
 
+RAISING = """
+from zenray import pipeline, step
+from zenray.errors import StepFailed
+
+class Pair(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a}-{b}")
+
+def fail():
+    try:
+        raise KeyError("why")
+    except KeyError as exc:
+        raise Pair(1, 2) from exc
+
+@step
+def imported() -> int:
+    return fail()
+
+def cell():
+    @step
+    def pickled() -> int:
+        return fail()
+    return pickled
+
+@pipeline
+def raising(is_cell: bool):
+    (cell() if is_cell else imported)()
+
+if __name__ == "__main__":
+    for is_cell in (False, True):
+        try:
+            raising(is_cell)
+        except StepFailed as exc:
+            cause = exc.__cause__
+            print("caught", isinstance(cause, Pair), cause, repr(cause.__cause__))
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path, cluster_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZENRAY_HOME", str(cluster_home))
@@ -299,6 +337,12 @@ def test_a_script_run_directly_retries_on_its_own_exceptions(project: Path) -> N
     (project / "script.py").write_text(FLAKY)
     done = subprocess.run([sys.executable, "script.py"], cwd=project, text=True, capture_output=True, check=False)
     assert done.stdout.endswith("gave 3 3\n"), done.stderr
+
+
+def test_a_script_run_directly_catches_its_own_exceptions(project: Path) -> None:
+    (project / "script.py").write_text(RAISING)
+    done = subprocess.run([sys.executable, "script.py"], cwd=project, text=True, capture_output=True, check=False)
+    assert done.stdout.splitlines() == ["caught True 1-2 KeyError('why')"] * 2, done.stderr
 
 
 def test_independent_steps_run_in_processes_of_their_own_with_the_drivers_surroundings(project: Path) -> None:
