@@ -27,7 +27,7 @@ def scaled(n):
     "flow.py": """
 import functools, os, sys
 from pathlib import Path
-import config
+import config, pydantic
 from zenray import pipeline, step
 
 ALL = 2  # CPUs: one worker process does everything
@@ -102,6 +102,27 @@ def imports_late(n: int) -> int:
 @pipeline
 def loop(name: str, first: int):
     return [globals()[name](first + n) for n in range(3)]
+
+class Empty:
+    __slots__ = ()
+
+class Settings(pydantic.BaseModel):
+    x: int = 1
+    y: dict[str, float] = {}
+
+EMPTY, SETTINGS = Empty(), Settings(y={"rate": 0.5})
+
+@step(num_cpus=ALL)
+def reads_slots() -> str:
+    return type(EMPTY).__name__
+
+@step(num_cpus=ALL)
+def reads_model() -> list[float]:
+    return [SETTINGS.x, *SETTINGS.y.values(), len(Settings().y)]
+
+@pipeline
+def constants(salt: str):  # so that each stack has a cache of its own
+    return reads_slots.options(salt=salt)(), reads_model.options(salt=salt)()
 
 @step(num_cpus=ALL, cache=False)
 def forks(x: int, path: str, how: str) -> int:
@@ -194,6 +215,20 @@ def test_a_module_that_is_edited_before_a_step_imports_it_poisons_no_key(
     for _ in range(2):
         (project / "late.py").write_text("X = 1")
         assert told(drive(project, cluster_home, code)) == ("succeeded", 22)
+
+
+@pytest.mark.parametrize("stack", ["local", "inline"])
+def test_a_constant_of_a_class_without_state_and_a_pydantic_model_are_kept(
+    project: Path, cluster_home: Path, stack: str
+) -> None:
+    run = "print([str(s.status) for s in run.steps.values()], [s.output.load() for s in run.steps.values()], sep=', ')"
+    code = f"os.environ['ZENRAY_STACK'] = {stack!r}\nrun = flow.constants({stack!r})\n{run}"
+    values = ["Empty", [1, 0.5, 0]]
+    for status in ("succeeded", "cached"):
+        ran = drive(project, cluster_home, code)
+        assert told(ran) == ([status] * 2, values)
+        assert "never cached" not in ran.stderr
+        assert "differs" not in ran.stderr
 
 
 def test_what_changes_nothing_that_a_step_uses_is_kept(project: Path, cluster_home: Path) -> None:
