@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -316,10 +316,10 @@ class Coordinator:
     def _enqueue(self, state: StepState) -> None:
         self._queues[state.step.settings.resources].append(state)
 
-    def _on_done(self, resources: Resources, results: Sequence[AttemptResult]) -> None:
+    def _on_done(self, resources: Resources, results: Sequence[AttemptResult], doubts: Sequence[str] = ()) -> None:
         with self._lock:
-            if self._fingerprints.has_imported_edits:
-                results = [replace(result, is_cacheable=False) for result in results]
+            if doubts:
+                results = [replace(r, is_cacheable=False, notes=(*r.notes, *doubts)) for r in results]
             self._results.extend(results)
             self._in_flight[resources] -= 1
             self._news.notify_all()
@@ -448,8 +448,8 @@ class Coordinator:
         on_done = partial(self._on_done, resources)
         try:
             if calls:
-                with self._fingerprints.kept() if self._launcher.is_blocking else nullcontext():
-                    self._launcher.launch(calls, resources, on_done)
+                with self._fingerprints.kept() as doubts:
+                    self._launcher.launch(calls, resources, partial(on_done, doubts=doubts))
             else:
                 on_done([])
         except ZenRayError as exc:
@@ -491,7 +491,7 @@ class Coordinator:
             return
         for note in result.notes:
             self._observer.on_note(f"step {state.name!r}: {note}")
-        if state.code is not None:
+        if state.code is not None and (result.is_cacheable or result.code):
             changed = cache.change(result.code, self._code_of(state.step), state.code)
             if changed:
                 self._note(f"step {state.step.name!r}: {changed}", about=f"changes of {state.step.name!r}")
@@ -554,9 +554,12 @@ class Coordinator:
             if key and result.is_cacheable and state.step.settings.cache:
                 entry = tuple((o.name, m.digest) for o, m in zip(state.step.outputs, outputs, strict=True))
                 changes.append(CacheEntry(key, self._store.uri, self.run_id, state.name, entry, now))
+            if not result.is_cacheable:
+                state.heritage |= {cache.UNKNOWN_CODE}
         self._end(state, Status.CACHED if is_cached else Status.SUCCEEDED, changes)
         for twin in self._lookup.end(state):
             twin.source = state.source or (self.run_id, state.name)
+            twin.heritage |= state.heritage
             self._commit(twin, outputs, is_cached=True)
 
     def _fail(self, state: StepState, failure: Failure) -> None:

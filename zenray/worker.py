@@ -118,9 +118,9 @@ class Attempt:
     def __init__(self, result: AttemptResult, writes: Sequence[Write] = (), log: Write | None = None) -> None:
         self._result, self._writes, self._log = result, writes, log
 
-    def doubted(self, code: tuple[Mapping[str, Json], ...]) -> "Attempt":
+    def doubted(self, code: tuple[Mapping[str, Json], ...], notes: Sequence[str]) -> "Attempt":
         """Return the attempt with the parts of its code in this process, and its result not fit to be kept."""
-        result = replace(self._result, is_cacheable=False, code=code)
+        result = replace(self._result, is_cacheable=False, code=code, notes=(*self._result.notes, *notes))
         return Attempt(result, self._writes, self._log)
 
     def result(self) -> AttemptResult:

@@ -141,11 +141,9 @@ class Workplace:
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
             return Attempt(failed)
-        with _restored(), self._fingerprints.kept():
+        with _restored(), self._fingerprints.kept() as doubts:
             attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
-        if self._fingerprints.has_imported_edits:
-            known = replace(known, code=self._fingerprints.of(known.function)).doubted()
-        return attempt.doubted(known.doubt) if known.doubt else attempt
+        return attempt.doubted(known.doubt, doubts) if known.doubt or doubts else attempt
 
     def _known(self, call: StepCall) -> "_Known":
         """Return the step's function; what another step has changed in this process since casts doubt on it."""

@@ -94,10 +94,38 @@ def imports_and_changes(n: int) -> int:
     return lazy.scaled(n) + len(lazy.SEEN)
 
 @step(num_cpus=ALL)
-def imports_late(n: int) -> int:
-    Path("late.py").write_text("X = 22")
-    import late
+def imports_late(n: int, how: str) -> int:
+    edit(how, "before")
+    try:
+        import late
+    except ZeroDivisionError:
+        return 0
+    edit(how, "after")
     return late.X
+
+def edit(how, when):
+    texts = {"before": "X = 22", "after": "X = 333", "before, to fail": "1 / 0"}
+    if how.partition(",")[0] == when:
+        Path("late.py").write_text(texts[how])
+
+@step(num_cpus=ALL)
+def makes(n: int) -> object:
+    if Path("edited").exists():
+        Path("late.py").write_text(Path("edited").read_text())
+    import late
+    return late.Made(n)
+
+@step(num_cpus=ALL)
+def takes(made: object) -> str:
+    return made.told()
+
+@pipeline
+def instances(n: int):
+    return takes(makes(n))
+
+@pipeline
+def late(n: int, how: str):
+    return imports_late(n, how)
 
 @pipeline
 def loop(name: str, first: int):
@@ -206,15 +234,54 @@ def test_a_step_that_changes_what_its_code_reads_is_kept_once_a_process_and_note
     assert told(again) == ["cached"] * kept + ["succeeded"] * (3 - kept), again.stderr
 
 
+LATE = """
+os.environ["ZENRAY_STACK"] = {stack!r}
+run = flow.late({n}, {how!r})
+print([(str(s.status), s.output.load()) for s in run.steps.values()])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "first", "is_kept"),
+    [("before", 22, False), ("before, to fail", 0, False), ("after", 1, True), ("never", 1, True)],
+)
 @pytest.mark.parametrize("stack", ["local", "inline"])
 def test_a_module_that_is_edited_before_a_step_imports_it_poisons_no_key(
+    project: Path, cluster_home: Path, stack: str, how: str, first: int, is_kept: bool
+) -> None:
+    code = LATE.format(stack=stack, how=how, n=len(stack))
+    for status in ("succeeded", "cached" if is_kept else "succeeded"):
+        (project / "late.py").write_text("X = 1")
+        ran = drive(project, cluster_home, code)
+        assert told(ran) == [(status, first)], ran.stderr
+        assert ran.stderr.count(f"module 'late' ({project / 'late.py'}) is not what the step's key has") == (
+            not is_kept
+        )
+        assert "changes module" not in ran.stderr
+
+
+MADE = """
+from dataclasses import dataclass
+@dataclass
+class Made:
+    n: int
+    def told(self):
+        return "before"
+"""
+
+
+@pytest.mark.parametrize("stack", ["local", "inline"])
+def test_an_instance_of_a_class_that_was_edited_in_a_running_step_poisons_no_key(
     project: Path, cluster_home: Path, stack: str
 ) -> None:
-    code = f"os.environ['ZENRAY_STACK'] = {stack!r}\nrun = flow.loop('imports_late', {10 * len(stack)})\n"
-    code += "print([(str(s.status), s.output.load()) for s in run.steps.values()][0])"
-    for _ in range(2):
-        (project / "late.py").write_text("X = 1")
-        assert told(drive(project, cluster_home, code)) == ("succeeded", 22)
+    code = f"os.environ['ZENRAY_STACK'] = {stack!r}\nrun = flow.instances({len(stack)})\n"
+    code += "print([run.steps['takes'].output.load()])"
+    (project / "edited").write_text(MADE.replace("before", "after an edit"))
+    for expected in ("after an edit", "before"):
+        (project / "late.py").write_text(MADE)
+        ran = drive(project, cluster_home, code)
+        assert told(ran) == [expected], ran.stderr
+        (project / "edited").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("stack", ["local", "inline"])

@@ -325,13 +325,113 @@ def test_an_edit_of_a_module_while_the_step_runs_that_imports_it_is_noticed(
 ) -> None:
     module = load("def f(before):\n before()\n import a\n return a.X", "X = 1")
     found = fingerprints.of(module.f)
-    with fingerprints.kept():
+    with fingerprints.kept() as doubts:
         assert module.f(lambda: (tmp_path / "a.py").write_text("X = 22")) == 22
-    assert fingerprints.has_imported_edits
+    assert [f"module 'a' ({tmp_path / 'a.py'}) is not what" in doubt for doubt in doubts] == [True]
     assert fingerprints.of(module.f).digest != found.digest
-    with fingerprints.kept():
+    with fingerprints.kept() as doubts:
         assert module.f(lambda: None) == 22
-    assert not fingerprints.has_imported_edits
+    assert not doubts
+
+
+# A function that imports `a` after `edit` has been called with the folder, and what is doubted then.
+TRIES = "def f(edit):\n edit()\n try: import a\n except Exception: return 0\n return a.X"
+EDITED_LATE: dict[str, tuple[str, str, Callable[[Path], object], list[str]]] = {
+    "into one that raises": (TRIES, "X = 1", lambda d: (d / "a.py").write_text("1 / 0"), ["a"]),
+    "into one that is no Python": (TRIES, "X = 1", lambda d: (d / "a.py").write_text("1 +"), ["a"]),
+    "removed": (TRIES, "X = 1", lambda d: (d / "a.py").unlink(), ["a"]),
+    "made": (
+        TRIES.replace("import a", "import fp_new as a"),
+        "",
+        lambda d: (d / "fp_new.py").write_text("X = 1"),
+        ["fp_new"],
+    ),
+    "in its own place by a package": (
+        TRIES,
+        "X = 1",
+        lambda d: ((d / "a").mkdir(), (d / "a" / "__init__.py").write_text("X = 2")),
+        ["a"],
+    ),
+    "imported by one that fails": (
+        TRIES,
+        "import p.b\n1 / 0",
+        lambda d: (d / "p" / "b.py").write_text("X = 22"),
+        ["p.b"],
+    ),
+    "package": (
+        "def f(edit):\n edit()\n import p.b\n return p.b.X",
+        "",
+        lambda d: (d / "p" / "__init__.py").write_text("Y = 1"),
+        ["p"],
+    ),
+    "by a name in a call": (
+        "import importlib\ndef f(edit):\n edit()\n return importlib.import_module('a').X",
+        "X = 1",
+        lambda d: (d / "a.py").write_text("X = 22"),
+        ["a"],
+    ),
+    "imported by a helper": (
+        "def g():\n import a\n return a.p.b.X\ndef f(edit):\n edit()\n return g()",
+        "import p.b",
+        lambda d: (d / "p" / "b.py").write_text("X = 22"),
+        ["p.b"],
+    ),
+    "after its import": (
+        "def f(edit):\n import a\n edit()\n import a\n return a.X",
+        "X = 1",
+        lambda d: (d / "a.py").write_text("X = 22"),
+        [],
+    ),
+    "another one before its import": (
+        "def f(edit):\n import a\n edit()\n from p.b import X\n return X",
+        "X = 1",
+        lambda d: (d / "p" / "b.py").write_text("X = 22"),
+        ["p.b"],
+    ),
+    "one that is not imported": (
+        TRIES,
+        "def g(): import p.b\nX = 1",
+        lambda d: (d / "p" / "b.py").write_text("X = 22"),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDITED_LATE)
+def test_only_imports_of_what_no_fingerprint_has_are_doubted(
+    load: Load, tmp_path: Path, package: Path, fingerprints: Fingerprints, name: str
+) -> None:
+    main, a, edit, doubted = EDITED_LATE[name]
+    module = load(main, a)
+    assert not fingerprints.of(module.f).problems
+    with fingerprints.kept() as doubts:
+        module.f(lambda: (edit(tmp_path), importlib.invalidate_caches()))
+    sys.modules.pop("fp_new", None)
+    assert [doubt.split("'")[1] for doubt in doubts] == doubted
+
+
+def test_a_run_inside_of_a_step_follows_imports_too(load: Load, tmp_path: Path) -> None:
+    module = load("def f():\n import a\n return a.X", "X = 1")
+    outer, inner = Fingerprints(), Fingerprints()
+    found = outer.of(module.f)
+    inner.of(module.f)
+    with outer.kept() as outer_doubts, inner.kept() as inner_doubts:
+        assert module.f() == 1
+    assert outer.of(module.f) is found
+    assert not outer_doubts + inner_doubts
+    del sys.modules["a"]
+    outer.of(module.f)
+    inner.of(module.f)
+    (tmp_path / "a.py").write_text("X = 22")
+    with outer.kept() as outer_doubts, inner.kept() as inner_doubts:
+        assert module.f() == 22
+    assert len(outer_doubts) == len(inner_doubts) == 1
+
+
+@pytest.mark.parametrize("how", ["importlib.reload(a)", "from importlib import reload; reload(a)"])
+def test_a_function_that_reloads_a_module_cannot_be_followed(load: Load, how: str) -> None:
+    module = load(f"import importlib, a\ndef f():\n {how}\n return a.X", "X = 1")
+    assert any("reload" in problem for problem in watched(module.f)[0].problems)
 
 
 MEMORY = "import functools\nX, Y = 1, 1\n@functools.lru_cache\ndef g(n): return X + n\ndef f(): return g(1) + Y"

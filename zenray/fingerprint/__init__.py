@@ -74,7 +74,6 @@ class Fingerprints:
     """The fingerprints of the functions that run in this process, each as it is when it is asked for."""
 
     def __init__(self) -> None:
-        self.has_imported_edits = False  # `kept` has met a module whose text was edited since a fingerprint was taken
         self._known: dict[Callable[..., Any], tuple[Fingerprint, State]] = {}
         self._memories: dict[Any, State] = {}  # what code whose results are remembered was taken of at first
 
@@ -101,21 +100,32 @@ class Fingerprints:
             )
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self) -> Iterator[list[str]]:
         """Keep what is known while a step runs that may import modules of the project.
 
         A fingerprint has the text of a module that is not loaded. What has only just been imported is what its text
-        says, so the fingerprint holds for as long as the module is what it was at that moment.
+        says, so the fingerprint holds for as long as the module is what it was at that moment. Yields a list that
+        gets a note for each import of something else: then no key has what ran.
         """
-        self.has_imported_edits = False
-        missing = {name for _, state in self._known.values() for name in state.missing_modules}
+        states = [state for _, state in self._known.values()]
+        missing = {name for state in states for name in state.missing_modules}
+        doubts: list[str] = []
         if not missing:
-            yield
+            yield doubts
             return
-        imports = Imports(missing, self._take_over)
+
+        def compare(name: str, file: str | None) -> None:
+            if not all(state.has_text(name, file) for state in states):
+                doubts.append(
+                    f"module {name!r} ({file or 'now without a file'}) is not what the step's key has: it was edited "
+                    "before the step imported it, or is found in another place than when the step was looked up; so "
+                    "the result is not kept in the cache. Run again"
+                )
+
+        imports = Imports(missing, on_read=compare, on_loaded=self._take_over)
         sys.meta_path = [imports, *sys.meta_path]  # a new list: other threads may be going through the old one
         try:
-            yield
+            yield doubts
         finally:
             sys.meta_path = [finder for finder in sys.meta_path if finder is not imports]
 
@@ -124,8 +134,6 @@ class Fingerprints:
             new = [sys.modules[name] for name in state.missing_modules if name in sys.modules]
             if new and state.holds(but=new):
                 self._known[function] = found, watched(function)[1]
-            elif new and state.has_edited_files():
-                self.has_imported_edits = True
 
 
 _shared = Fingerprinter()

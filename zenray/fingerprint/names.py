@@ -28,7 +28,7 @@ _MODULE_NAMES = frozenset(
     {"__file__", "__spec__", "__path__", "__loader__", "__package__", "__builtins__", "__cached__"}
 )
 # What these run is made at run time, or read from a file.
-_EXECUTES = (builtins.exec, builtins.compile, runpy.run_path, runpy.run_module)
+_EXECUTES = (builtins.exec, builtins.compile, runpy.run_path, runpy.run_module, importlib.reload)
 # These look up names of the module that calls them.
 _SEES_MODULE = (builtins.globals, builtins.eval, builtins.vars, builtins.dir)
 _IMPORTS = (importlib.import_module, builtins.__import__)
@@ -374,8 +374,8 @@ class Names:
                 self._walk.note_distribution(f"{name}.{inner}".rstrip("."))
             if name.replace("_", ".") == "importlib.metadata":
                 self._walk.note_release(None)
-            if "import_module" in names:
-                self._walk.problem("code imports import_module inside a function; write import statements")
+            if name == "importlib" and not {"import_module", "reload"}.isdisjoint(names):
+                self._walk.problem("code imports import_module or reload inside a function; write import statements")
         elif loaded is not None:
             self._from_loaded(loaded, names, form)
         else:
@@ -417,7 +417,7 @@ class Names:
 
     def write_unloaded(self, thing: UnloadedModule, form: Form) -> None:
         """Write the text of a module that a function will import."""
-        self._walk.state.hold(thing.file, self._sources.look)
+        self._walk.state.read_text(thing.module_name, thing.file, self._sources.look)
         source = self._sources.read(thing.file)
         if source is None:
             self._walk.problem(f"{thing.module_name} cannot be read as Python source")

@@ -18,6 +18,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from zenray.fingerprint.origin import Origin, origin
 from zenray.fingerprint.parts import text_of
 
 Look = Callable[[Any], Iterable[object]]
@@ -34,6 +35,7 @@ class State:
     def __init__(self) -> None:
         self._globals: dict[int, tuple[Mapping[str, Any], dict[str, object]]] = {}
         self._held: dict[tuple[int, Look], tuple[object, Look, tuple[object, ...]]] = {}  # keeps them alive: ids last
+        self._texts: dict[str, tuple[str, Look]] = {}  # of modules that were not loaded: their files
         self._has_failed = False
         self.memories: list[Any] = []  # functions that remember their results, which is no state as long as they hold
 
@@ -47,6 +49,11 @@ class State:
         key = id(thing), look
         if key not in self._held:
             self._held[key] = thing, look, tuple(look(thing))
+
+    def read_text(self, module_name: str, file: str, look: Look) -> None:
+        """Remember the text of a module that is not loaded."""
+        self.hold(file, look)
+        self._texts.setdefault(module_name, (file, look))
 
     @property
     def missing_modules(self) -> list[str]:
@@ -76,10 +83,14 @@ class State:
         """Hold no more, also if what has changed is changed back."""
         self._has_failed = True
 
-    def has_edited_files(self) -> bool:
-        """Say whether the text of a module that was not loaded is another one."""
-        files = ((file, look, held) for file, look, held in self._held.values() if isinstance(file, str))
-        return not all(is_same(tuple(look(file)), held) for file, look, held in files)
+    def has_text(self, module_name: str, file: str | None) -> bool:
+        """Say whether a module that was not loaded still has its text, where it is found in `file`, or not at all."""
+        if module_name not in self.missing_modules:
+            return True
+        if module_name not in self._texts:  # there was none
+            return file is None or origin(module_name, file) is not Origin.FIRST_PARTY
+        known, look = self._texts[module_name]
+        return file == known and is_same(tuple(look(file)), self._held[id(known), look][2])
 
 
 def pairs(mapping: Mapping[Any, Any]) -> Iterable[object]:
