@@ -420,8 +420,7 @@ class Coordinator:
 
     def _unit_size(self, state: StepState, queued: int) -> int:
         duration_s = self._durations.get(state.step.function)
-        settings = state.step.settings
-        is_limited = settings.timeout_s is not None or settings.deadline_s is not None  # by the end of its process
+        is_limited = state.step.settings.is_limited  # by the end of its process
         if duration_s is None or duration_s > UNIT_S or state.lost_workers or is_limited:
             return 1
         fair_share = queued // 8  # several units for every worker, so that none is left over
@@ -434,7 +433,6 @@ class Coordinator:
                 state.attempt += 1
                 state.launched_at = time.time()
                 state.begun_at = state.begun_at or state.launched_at
-                state.limit_s = policy.limit_of(state, state.launched_at)
                 state.started_at = state.started_at or state.launched_at
                 state.status = Status.RUNNING
                 state.log_path = f"{self._log_root}/{log_name(self.run_id, state.name, state.attempt)}"
@@ -471,8 +469,9 @@ class Coordinator:
             allow_pickle=settings.allow_pickle,
             log_uri=state.log_path,
             has_gpu=settings.resources.num_gpus > 0,
-            is_tiny=self._durations.get(state.step.function, UNIT_S) < UNIT_S,
-            limit_s=state.limit_s,
+            is_tiny=self._durations.get(state.step.function, UNIT_S) < UNIT_S and not settings.is_limited,
+            timeout_s=settings.timeout_s,
+            deadline_at=policy.deadline_at(state),
         )
 
     def _is_trusted(self, state: StepState, index: int) -> bool:

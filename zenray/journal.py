@@ -62,7 +62,6 @@ class StepState:
     holds_claim: bool = False  # on its key, which ends with what is committed for it
     begun_at: float | None = None  # when its first attempt was launched
     launched_at: float = 0.0  # its last attempt
-    limit_s: float | None = None  # for that
     started_at: float | None = None
     ended_at: float | None = None
     log_path: str = ""

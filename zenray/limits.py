@@ -15,6 +15,8 @@ from zenray.errors import StepTimedOut
 
 GRACE_S = 5.0  # for what the step does about the exception, and for code that no exception can get into
 
+ENDED_MARK = b"Timeout ("  # what faulthandler's dump_traceback_later() writes before the stacks
+
 
 def can_limit() -> bool:
     """Say whether a step that runs in this thread can be interrupted: signals reach the main thread only."""
@@ -33,17 +35,24 @@ def time_limit(seconds: float | None, *, step_name: str, is_own_process: bool) -
         yield
         return
 
+    is_over = False
+
     def ring(number: int, frame: Any) -> None:
+        if is_over:
+            return  # it came a moment late, and must not keep what follows the block from being done
         raise StepTimedOut(f"step {step_name!r} took longer than its limit of {seconds:g} s")
 
     if is_own_process:
         faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=sys.stderr)
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # zero would switch it off
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))  # zero would switch it off
+            yield
+        finally:
+            is_over = True
+    finally:  # also where it rang in the line above
         if is_own_process:
             faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)

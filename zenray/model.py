@@ -204,7 +204,8 @@ class StepCall:
     log_uri: str
     has_gpu: bool = False
     is_tiny: bool = False  # its log need not be followed while it runs
-    limit_s: float | None = None  # how long the attempt may take
+    timeout_s: float | None = None  # how long the attempt may take
+    deadline_at: float | None = None  # when the last attempt ends, by the driver's clock
 
 
 @dataclass(frozen=True, slots=True)

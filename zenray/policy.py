@@ -8,33 +8,47 @@ from dataclasses import replace
 from pathlib import Path
 
 from zenray.journal import StepState
-from zenray.limits import GRACE_S
+from zenray.limits import ENDED_MARK, GRACE_S
 from zenray.materializer import type_name
 from zenray.model import AttemptResult, Failure
 
 LOST_WORKER_RETRIES = 3  # free of charge: the step did nothing wrong
 MAX_PAUSE_S = 3600.0
+_TAIL_BYTES = 1 << 18  # of a log: the stacks of many threads
 _TIMED_OUT = ("zenray.errors.StepTimedOut", "builtins.TimeoutError", "builtins.OSError", "builtins.Exception")
 
 
-def limit_of(state: StepState, now: float) -> float | None:
-    """Return how long the attempt that is launched now may take: its timeout, or what is left until its deadline."""
+def deadline_at(state: StepState) -> float | None:
+    """Return when the last attempt has to end, in epoch seconds."""
     settings = state.step.settings
-    left = [] if settings.timeout_s is None else [settings.timeout_s]
-    if settings.deadline_s is not None:
-        left.append(max(0.0, (state.begun_at or now) + settings.deadline_s - now))
-    return min(left, default=None)
+    if settings.deadline_s is None or state.begun_at is None:
+        return None
+    return state.begun_at + settings.deadline_s
 
 
 def explained(state: StepState, failure: Failure, now: float) -> Failure:
-    """Return the failure as what it was: a process that is lost after its step's time was up was ended for that."""
-    if failure.kind != "worker" or state.limit_s is None or now - state.launched_at < state.limit_s + GRACE_S:
+    """Return the failure as what it was: a process may have crashed because its step's time was up."""
+    is_crash = failure.type_name == "WorkerCrashedError" and state.step.settings.is_limited
+    if not is_crash or not _was_ended(state, now):
         return failure
     message = (
-        f"step {state.name!r} took longer than its limit of {state.limit_s:g} s and did not end when it was told, so "
-        "its process was ended"
+        f"step {state.name!r} took longer than its timeout or deadline and did not end when it was told, so its "
+        "process was ended"
     )
     return replace(failure, kind="timeout", type_name="StepTimedOut", message=message, bases=_TIMED_OUT)
+
+
+def _was_ended(state: StepState, now: float) -> bool:
+    """Look for what the end by force leaves in the step's log; where that is elsewhere, only the time tells."""
+    path = Path(state.log_path)
+    try:
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return ENDED_MARK in log.read()
+    except OSError:
+        timeout_s = state.step.settings.timeout_s
+        ends = [] if timeout_s is None else [state.launched_at + timeout_s]
+        return now >= min(filter(None, [*ends, deadline_at(state)]), default=now) + GRACE_S
 
 
 def with_left_log(state: StepState, result: AttemptResult) -> AttemptResult:

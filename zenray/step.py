@@ -65,6 +65,11 @@ class StepOptions:
     allow_pickle: bool = False
     tags: tuple[str, ...] = ()
 
+    @property
+    def is_limited(self) -> bool:
+        """True where an attempt is ended when its time is up."""
+        return self.timeout_s is not None or self.deadline_s is not None
+
 
 class Step(Generic[P]):
     """A step: called inside a pipeline it returns artifacts at once, called outside it just runs the function."""

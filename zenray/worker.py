@@ -78,7 +78,7 @@ def begin_step(
                     sys.stderr.write(failure.traceback)
             is_over = True
             notes = _let_go(context)
-            if call.limit_s is not None and not can_limit():
+            if _limit_s(call) is not None and not can_limit():
                 notes = (*notes, "its timeout is not watched: it ran in a thread that no signal can interrupt")
     except OSError as exc:
         notes = (
@@ -213,7 +213,7 @@ def _run(
     # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
     token = active_caller.set(None)
     try:
-        limit = time_limit(call.limit_s, step_name=call.name, is_own_process=is_own_process)
+        limit = time_limit(_limit_s(call), step_name=call.name, is_own_process=is_own_process)
         with _in_one_process(), limit:
             result = function(*args, **kwargs)
             if inspect.iscoroutine(result):
@@ -261,6 +261,14 @@ def _in_one_process() -> Iterator[None]:
                 with suppress(Exception):  # whatever it is by now, nothing may keep the child alive
                     stream.flush()
             os._exit(code)
+
+
+def _limit_s(call: StepCall) -> float | None:
+    """Return how long an attempt that starts now may take."""
+    limits = [] if call.timeout_s is None else [call.timeout_s]
+    if call.deadline_at is not None:
+        limits.append(max(0.0, call.deadline_at - time.time()))
+    return min(limits, default=None)
 
 
 _declared = functools.lru_cache(maxsize=None)(outputs_of)  # the annotations do not travel: not all of them pickle

@@ -9,7 +9,8 @@ import pytest
 import zenray
 
 FLOW = """
-import time
+import os, time
+from pathlib import Path
 from zenray import pipeline, step
 
 @step(timeout=1)
@@ -32,9 +33,17 @@ def ignores() -> None:
 def quick() -> int:
     return 1
 
+@step(timeout=0.5)
+def crashes() -> int:
+    n = len(list(Path(".").glob("crashed-*")))
+    Path(f"crashed-{n}").write_text("")
+    if n < 2:
+        os._exit(3)
+    return n
+
 @pipeline
 def late() -> None:
-    sleeps(), holds_the_lock(), ignores(), quick()
+    sleeps(), holds_the_lock(), ignores(), quick(), crashes()
 """
 
 
@@ -54,8 +63,9 @@ def test_a_step_is_ended_when_its_time_is_up_whatever_it_does(
         "holds_the_lock": [("failed", "timeout")],
         "ignores": [("failed", "timeout")] * 2,
         "quick": [("succeeded", None)],
+        "crashes": [("failed", "worker"), ("failed", "worker"), ("succeeded", None)],
     }
     error = steps["holds_the_lock"].record.error
     assert error is not None
-    assert "longer than its limit of 1 s and did not end when it was told" in error["message"]
+    assert "longer than its timeout or deadline and did not end when it was told" in error["message"]
     assert "holds_the_lock" in steps["holds_the_lock"].logs  # the stack, as it was then

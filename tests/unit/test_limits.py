@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,17 @@ def test_a_limit_that_was_reached_leaves_nothing_behind() -> None:
         time.sleep(60)
     time.sleep(0.05)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_block_that_ends_as_its_time_is_up_leaves_nothing_behind() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    for n in range(300):
+        with suppress(StepTimedOut), time_limit(0.001, step_name="x", is_own_process=False):
+            end = time.perf_counter() + 0.0009 + n % 20 * 1e-5
+            while time.perf_counter() < end:
+                pass
+        assert signal.getsignal(signal.SIGALRM) is before
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
