@@ -225,9 +225,11 @@ class Coordinator:
     def _is_over(self, is_done: Callable[[], bool]) -> bool:
         """Say whether what is waited for has come; waits for it where the engine has a thread of its own."""
         while True:
-            with self._lock:
-                if self._error is not None:
-                    raise self._error
+            if self._error is not None:
+                raise self._error
+            if not self._lock.acquire(timeout=0.5):
+                continue  # who has it waits for a server, and perhaps the run is to stop
+            try:
                 if is_done():
                     return True
                 if self._is_cancelled:
@@ -235,6 +237,8 @@ class Coordinator:
                 if self._thread is None:
                     return False
                 seen = self._moves
+            finally:
+                self._lock.release()
             with self._moved:  # not for ever: Ctrl-C must get through on every platform
                 self._moved.wait_for(lambda: self._moves != seen, 0.5)  # noqa: B023 - it is called at once
 

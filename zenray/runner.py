@@ -133,7 +133,7 @@ def run(request: RunRequest, observer: RunObserver) -> str:
             observer.on_start(run_id, request)
             stop.reaches(coordinator, is_inline=launcher is None)
             try:
-                _execute(request, coordinator, writer, observer, reporter, waiter=waiter)
+                _execute(request, coordinator, writer, observer, reporter, waiter=waiter, stop=stop)
             except RunCancelled as exc:
                 raise stop.explained(exc) from exc.__cause__
     return run_id
@@ -147,6 +147,7 @@ def _execute(
     reporter: Reporter | None,
     *,
     waiter: Waiter,
+    stop: StopRequest,
 ) -> None:
     status, outputs = Status.FAILED, None
     error: BaseException | None = None
@@ -163,6 +164,7 @@ def _execute(
         coordinator.cancel()
         raise
     finally:
+        stop.over()
         with _undisturbed(waiter):
             coordinator.close()
             changes = RunState(coordinator.run_id, status, time.time(), _error_json(error), outputs)

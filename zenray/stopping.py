@@ -6,6 +6,8 @@ Runs in: driver.
 import ctypes
 import signal
 import threading
+import time
+from contextlib import suppress
 
 from zenray.engine import Coordinator
 from zenray.errors import RunCancelled
@@ -34,6 +36,13 @@ class StopRequest:
             self._coordinator, self._is_inline = coordinator, is_inline
             if self._by:
                 coordinator.stop(self._reason)
+
+    def over(self) -> None:
+        """Let later requests stop nothing: the run is about to be closed; an interrupt that was just sent ends here."""
+        with suppress(KeyboardInterrupt):
+            with self._lock:
+                self._coordinator = None
+            time.sleep(0)  # lets an exception for this thread come up
 
     def explained(self, error: RunCancelled) -> RunCancelled:
         """Return the error a run ends with, with who stopped it where that was by request."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,3 +177,45 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_store(
     assert "2 cancelled" in run.shown
     assert get_run("latest", stack="prod").status == "cancelled"
     project.check_that_it_runs_now()
+
+
+LOOKUP = """
+import time
+from pathlib import Path
+from zenray import pipeline, step
+
+@step(cache=False)
+def gate(folder: str) -> int:
+    Path(folder, "trained").touch()
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+    return 1
+
+@step
+def large(n: int) -> bytes:
+    return bytes(100_000)
+
+@pipeline
+def flow(folder: str, size: int = 0):
+    return large(gate(folder))
+"""
+
+
+@pytest.mark.parametrize("is_looked_up", [False, True], ids=["upload", "look-up"])
+def test_run_stop_ends_a_run_that_waits_for_its_store(project: Project, cluster: None, is_looked_up: bool) -> None:
+    project.stack()
+    if is_looked_up:
+        (project.folder / "flow.py").write_text(LOOKUP)
+        (project.folder / "go").touch()
+        with driver(project.folder, *project.words) as run:
+            assert run.end() == 0
+        (project.folder / "go").unlink()
+        (project.folder / "trained").unlink()
+    with driver(project.folder, *project.words) as run:
+        project.break_it_when_trained(refuse)
+        run.wait_for("waiting for the artifact store")
+        words = [sys.executable, "-m", "zenray", "run", "stop", "latest", "--stack", "prod", "--timeout", "30"]
+        done = subprocess.run(words, cwd=project.folder, text=True, capture_output=True, check=False, timeout=60)
+        assert done.stdout.endswith("is cancelled\n"), done.stderr + run.shown
+        assert run.end() == 130
+    assert "with `zenray run stop`" in run.shown

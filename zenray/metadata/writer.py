@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Self
 
-from zenray.errors import MetadataError, ZenRayError
+from zenray.errors import MetadataError, StoreError, ZenRayError
 from zenray.metadata import leases
 from zenray.metadata.ledger import Ledger
 from zenray.metadata.records import Change
@@ -57,7 +57,6 @@ class LedgerWriter:
         self._is_stop_told = False
         self._look_s = min(LOOK_S, ttl_s / 3)
         self._threads = Threads(1, "zenray-packs")
-        self._is_preparing = False
         self._renew_at = 0.0  # by the monotonic clock; at once, because the lease may be old
         self._batches: BatchWriter | None = None
         self._changed = threading.Condition()
@@ -102,8 +101,7 @@ class LedgerWriter:
     def flush(self, timeout_s: float | None = None) -> None:
         """Wait until everything recorded before is committed; MetadataError after ``timeout_s``.
 
-        Where the ledger's waiter hurries, and the database or what comes before a commit is waited for, nothing more
-        is written.
+        Where the ledger's waiter hurries, and the database is waited for, nothing more is written.
         """
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
@@ -140,10 +138,9 @@ class LedgerWriter:
         self.check()
 
     def _is_broken_off(self) -> bool:
-        """Say whether somebody hurries while the database, or the store before a commit, is waited for."""
+        """Say whether somebody hurries while the database is waited for."""
         server = self._database.server
-        is_waiting = server.waiter.waits_for if self._is_preparing else server in server.waiter.waits_for
-        return server.waiter.is_hurried and bool(is_waiting)
+        return server.waiter.is_hurried and server in server.waiter.waits_for
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -189,12 +186,16 @@ class LedgerWriter:
         return self._is_closing or self._flush_to > self._committed or len(self._pending) >= _BATCH_MAX
 
     def _prepare(self, manifests: Sequence[Manifest]) -> None:
-        self._is_preparing = True
+        """Wait for what comes before the commit; not where somebody hurries, as the ledger itself has all there is."""
         prepared = self._threads.submit(self._before_commit, manifests)
+        waiter = self._database.server.waiter
         while not wait([prepared], timeout=self._look_s).done:
+            if waiter.is_hurried:
+                return
             self._commit(Batch())
-        prepared.result()
-        self._is_preparing = False
+        error = prepared.exception()
+        if error is not None and not (waiter.is_hurried and isinstance(error, StoreError)):
+            raise error
 
     def _commit(self, batch: Batch) -> None:
         self._database.persist(partial(self._write, batch))
