@@ -4,9 +4,11 @@ Runs in: driver.
 
 The order keeps every moment safe, also with other processes at work on the same store: first the ledger's rows (in a
 transaction that spares whatever a run has come to use meanwhile), then the manifests of exactly these artifacts, then
-the objects that no remaining manifest names. Nothing younger than the oldest unfinished run, or than the grace time,
-is touched: a run that writes an equal value anew marks the stored bytes as used now. While runs are going on, artifacts
-are left alone altogether: a run that has looked one up, or has written it again, records that only a moment later.
+the objects that no remaining manifest names, and packs last. A collection that ends early is finished by the next: a
+manifest that the ledger does not record, left by it or by a run that was killed, is garbage too. Nothing younger than
+the oldest unfinished run, or than the grace time, is touched: a run that writes an equal value anew marks the stored
+bytes as used now. While runs are going on, artifacts are left alone altogether: a run that has looked one up, or has
+written it again, records that only a moment later.
 
 Where runs of another ledger use the store, artifacts and objects are left alone: what they need is recorded there only.
 """
@@ -14,7 +16,7 @@ Where runs of another ledger use the store, artifacts and objects are left alone
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +46,13 @@ class GarbageReport:
     runs: int = 0
     cache_entries: int = 0
     artifacts: int = 0
+    unrecorded: int = 0  # manifests of artifacts that no ledger records
     objects: int = 0
     logs: int = 0
     temporary_files: int = 0
     uploads: tuple[str, ...] = ()  # names that were begun to be uploaded, each with the time
     uploads_problem: str = ""  # why they were left alone
+    problems: tuple[str, ...] = ()  # what could not be read, and was left alone with all that it may need
     size_bytes: int = 0
     unfinished_runs: int = 0
     waiting: int = 0
@@ -88,6 +92,7 @@ class _Collection:
         self._horizon = min([self._now - grace_s, *(r.started_at for r in running)])
         self._abandoned = min(self._now - abandoned_s, self._horizon)
         self._size_bytes = self._young_runs = 0
+        self._problems: list[str] = []
 
     def run(self, keep_runs: int | None, older_than_s: float | None) -> GarbageReport:
         if not self._is_dry:
@@ -100,24 +105,32 @@ class _Collection:
         entries = self._delete_runs(run_ids, freed)
         # Only now: a run that looked one of these entries up is unfinished, or has recorded it.
         unfinished = self._unfinished()
-        doomed = self._doomed(freed)
-        waiting = len(doomed) if unfinished else 0
+        doomed, orphans = self._doomed(freed), self._orphans()
         others = self._other_ledgers()
         uploads, problem = self._abort_uploads()
-        gone = set() if unfinished or others else self._delete_artifacts(doomed)
+        is_free = not (unfinished or others)
+        gone = self._delete_artifacts(doomed) if is_free else set()
+        removed = [found for found in orphans if self._delete(found)] if is_free else []
+        if is_free and not self._is_dry:
+            self._restore([*doomed, *map(_digest_in, removed)])
+        objects = 0 if others else self._delete_objects(gone | set(map(_digest_in, removed)), is_free=is_free)
+        if is_free:
+            self._delete_packs(gone)
         return GarbageReport(
             is_dry=self._is_dry,
             runs=len(runs),
             cache_entries=entries,
             artifacts=len(gone),
-            objects=0 if others else self._delete_objects(gone, are_runs_going_on=bool(unfinished)),
+            unrecorded=len(removed),
+            objects=objects,
             logs=logs,
             temporary_files=self._delete_temporary(),
             uploads=uploads,
             uploads_problem=problem,
+            problems=tuple(self._problems),
             size_bytes=self._size_bytes,
             unfinished_runs=len(unfinished),
-            waiting=waiting,
+            waiting=len(doomed) + len(orphans) if unfinished else 0,
             other_ledgers=others,
             young_runs=self._young_runs,
             young_artifacts=self._young_artifacts(),
@@ -179,12 +192,16 @@ class _Collection:
         return {o.run_id for o in makers} | {i.run_id for i in takers}
 
     def _delete_runs(self, run_ids: Collection[str], freed: set[str]) -> int:
-        """Delete runs and the cache entries of what only they made; returns how many entries."""
+        """Delete the cache entries of what only these runs made, then the runs; returns how many entries.
+
+        Without its runs nobody could tell which entries those were.
+        """
         if self._is_dry or not run_ids:
             return 0
+        count = self._ledger.delete_cache_entries(digests=freed, before=self._horizon, store=self._store.uri)
         for run_id in run_ids:
             self._ledger.delete_run(run_id)
-        return self._ledger.delete_cache_entries(digests=freed, before=self._horizon, store=self._store.uri)
+        return count
 
     def _delete_logs(self, run_ids: Collection[str]) -> int:
         if self._store.local_path("") is None and not self._is_dry:
@@ -194,70 +211,86 @@ class _Collection:
 
     # -- artifacts and objects -------------------------------------------------------------------------------------
 
-    def _doomed(self, freed: set[str]) -> dict[str, Manifest]:
+    def _doomed(self, freed: set[str]) -> set[str]:
         """Return the artifacts of this ledger that nothing refers to any more, or would not after a real run."""
-        found = {
-            r.digest: r.manifest for r in self._ledger.unreferenced_artifacts(self._store.uri, before=self._horizon)
-        }
+        found = {r.digest for r in self._ledger.unreferenced_artifacts(self._store.uri, before=self._horizon)}
         if self._is_dry:
             freed_records = self._ledger.artifacts(freed, store=self._store.uri).values()
-            found |= {r.digest: r.manifest for r in freed_records if r.created_at < self._horizon}
+            found |= {r.digest for r in freed_records if r.created_at < self._horizon}
         return found
+
+    def _orphans(self) -> list[tuple[str, int, float]]:
+        """Return the manifests in the store that the ledger does not record, for this store or another.
+
+        Of another: a folder may be known by two paths, and then only one of them is the recorded one.
+        """
+        old = [f for f in self._store.names("artifacts") if f[2] < self._horizon]
+        recorded = self._ledger.recorded([_digest_in(f) for f in old])
+        return [f for f in old if _digest_in(f) not in recorded]
 
     def _young_artifacts(self) -> int:
         found = self._ledger.unreferenced_artifacts(self._store.uri, before=self._now)
         return sum(r.created_at >= self._horizon for r in found)
 
-    def _delete_artifacts(self, doomed: dict[str, Manifest]) -> set[str]:
+    def _delete_artifacts(self, doomed: Collection[str]) -> set[str]:
         """Forget artifacts, then remove their manifests; one whose manifest is in use again is kept."""
-        digests: Collection[str] = doomed
+        digests = set(doomed)
         if not self._is_dry:
-            digests = self._ledger.delete_artifacts(list(doomed), store=self._store.uri)
-        self._delete_packs(set(digests))
-        ages = {name: (size, changed_at) for name, size, changed_at in self._store.names("artifacts")}
-        for digest in digests:
-            name = manifest_name(digest)
-            if name in ages:
-                self._delete((name, *ages[name]))
-        if not self._is_dry:
-            self._restore(doomed)
-        return set(digests)
+            digests = self._ledger.delete_artifacts(digests, store=self._store.uri)
+        for found in list(self._store.names("artifacts")):
+            if _digest_in(found) in digests:
+                self._delete(found)
+        return digests
 
-    def _restore(self, doomed: dict[str, Manifest]) -> None:
+    def _restore(self, digests: Iterable[str]) -> None:
         """Write the manifests back of artifacts that a run has recorded again while they were being removed."""
-        for digest in self._ledger.artifacts(doomed, store=self._store.uri):
-            if not doomed[digest].is_inline:
-                put_manifest(doomed[digest], self._store)
+        for record in self._ledger.artifacts(digests, store=self._store.uri).values():
+            if not record.manifest.is_inline:
+                put_manifest(record.manifest, self._store)
 
     def _delete_packs(self, gone: set[str]) -> None:
         """Remove the packs of which no artifact is recorded any more."""
         for found in [f for f in self._store.names("packs") if f[2] < self._horizon]:
-            digests = {m.digest for m in packed(found[0], self._store)} - gone
-            if not self._ledger.artifacts(digests, store=self._store.uri):
+            try:
+                digests = {m.digest for m in packed(found[0], self._store)} - gone
+            except StoreError as exc:
+                if not isinstance(exc, CorruptedObjectError) and self._store.local_path("") is None:
+                    raise  # the server is away, or refuses us: the next would say the same, after a long wait
+                self._problems.append(
+                    f"{exc}. {found[0]} is the store's own copy of small artifacts, which the ledger has too: once "
+                    "`zenray artifact verify` finds nothing wrong with those, the file can be deleted"
+                )
+                continue
+            if not self._ledger.recorded(digests, store=self._store.uri):
                 self._delete(found)
 
-    def _delete_objects(self, gone: set[str], *, are_runs_going_on: bool) -> int:
-        """Remove the objects that no remaining manifest names."""
-        if are_runs_going_on and self._store.local_path("") is None:
+    def _delete_objects(self, gone: set[str], *, is_free: bool) -> int:
+        """Remove the objects that no remaining manifest names; none where one of these cannot be read."""
+        if not is_free and self._store.local_path("") is None:
             return 0  # an object store does not note that an object was written again
         objects = [o for o in self._store.names("objects") if o[2] < self._horizon]
         if not objects:
             return 0
-        live = {f.digest for m in self._manifests(gone) for f in m.files if f.data is None}
+        try:
+            live = {f.digest for m in self._manifests(gone) for f in m.files if f.data is None}
+        except CorruptedObjectError as exc:
+            self._problems.append(f"objects were left alone: {exc}")
+            return 0
         if self._store.local_path("") is None and self._unfinished():
             return 0  # a run that has begun meanwhile may have found one of them in its place
         return sum(self._delete(o) for o in objects if o[0].rpartition("/")[2] not in live)
 
     def _manifests(self, gone: set[str]) -> Iterator[Manifest]:
         """Give the manifests that remain: of the ledger's artifacts, and all that lie in the store."""
-        seen = set(gone)
+        seen = set(gone) if self._is_dry else set()  # what a real run finds recorded has been recorded again
         for record in self._ledger.list_artifacts(store=self._store.uri, limit=_ALL):
             if record.digest not in seen:
                 seen.add(record.digest)
                 yield record.manifest
+        seen |= gone
         for name, _, _ in self._store.names("artifacts"):
             digest = Path(name).stem
-            if digest in seen:
+            if digest in seen or name != manifest_name(digest):
                 continue
             found = read_manifest(digest, self._store)
             if found is None and not self._is_dry:
@@ -285,6 +318,10 @@ class _Collection:
             return False
         self._size_bytes += size_bytes
         return True
+
+
+def _digest_in(found: tuple[str, int, float]) -> str:
+    return Path(found[0]).stem
 
 
 def _remove(store: Store, name: str, horizon: float) -> bool:
@@ -315,6 +352,7 @@ def describe(report: GarbageReport, size: str) -> Sequence[str]:
         (report.runs, "runs"),
         (report.cache_entries, "cache entries"),
         (report.artifacts, "artifacts"),
+        (report.unrecorded, "manifests that no run recorded"),
         (report.objects, "objects"),
         (report.logs, "logs"),
         (report.temporary_files, "temporary files"),
@@ -326,6 +364,7 @@ def describe(report: GarbageReport, size: str) -> Sequence[str]:
         lines.append(
             f"unfinished uploads, which are paid for until they are aborted, were left alone: {report.uploads_problem}"
         )
+    lines += report.problems
     young = [(report.young_runs, "runs"), (report.young_artifacts, "artifacts")]
     if any(n for n, _ in young):
         kept = " and ".join(f"{n:,} {what}" for n, what in young if n)

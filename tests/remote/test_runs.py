@@ -141,6 +141,19 @@ def test_what_only_a_deleted_run_used_is_collected_from_the_store(stack: Stack) 
     assert not list(Path(os.environ["ZENRAY_HOME"]).glob(f"logs/{run.run_id}*"))
 
 
+def test_what_a_killed_collection_left_in_the_store_goes_with_the_next(stack: Stack) -> None:
+    run = run_pipeline(summing, {"n": 300_000}, stack=stack)
+    books = Books(stack)
+    store = books.store
+    books.ledger.delete_cache_entries(store=store.uri)
+    books.ledger.delete_run(run.run_id)
+    digests = {r.digest for r in books.ledger.list_artifacts()}
+    assert books.ledger.delete_artifacts(digests, store=store.uri) == digests
+    report = garbage.collect(books, grace_s=-60, is_dry=False)
+    assert (report.artifacts, report.unrecorded, report.objects) == (0, 3, 3)
+    assert {name.partition("/")[0] for name, _, _ in store.names("")} == {"ledgers", "logs"}
+
+
 DRIVER = """
 import json, sys
 from flow import mapping

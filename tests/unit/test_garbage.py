@@ -1,13 +1,18 @@
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from zenray import artifacts, garbage
 from zenray.materializer import registry
+from zenray.metadata import schema
 from zenray.metadata.records import (
     ArtifactRecord,
     CacheEntry,
@@ -146,6 +151,33 @@ def test_a_pack_goes_when_the_last_of_its_artifacts_is_gone(books):
     assert not books.store.has_named(name)
 
 
+def test_a_pack_that_cannot_be_read_is_reported_and_holds_nothing_up(books):
+    lost = save(books, b"a" * LARGE)
+    record(books, "run-1", lost, is_cached=False)
+    pack(books, "killed", 1)
+    for name in ("packs/odd/torn.jsonl", "artifacts/ab/abc.json"):
+        books.store.put_named(name, b"{torn")
+        make_old(books, name)
+    report = garbage.collect(books, keep_runs=0, is_dry=False)
+    assert (report.artifacts, report.unrecorded, report.objects) == (1, 1, 1)
+    assert [name for name, _, _ in books.store.names("")] == ["packs/odd/torn.jsonl"]
+    (problem,) = report.problems
+    assert "packs/odd/torn.jsonl" in problem
+    assert problem in garbage.describe(report, "")
+    assert "`zenray artifact verify`" in problem
+
+
+def test_objects_stay_while_a_young_manifest_cannot_be_read(books):
+    lost = save(books, b"a" * LARGE)
+    record(books, "run-1", lost, is_cached=False)
+    books.store.put_named(manifest_name("ab" * 32), b"{torn")
+    report = garbage.collect(books, keep_runs=0, is_dry=False)
+    assert (report.artifacts, report.objects) == (1, 0)
+    assert "objects were left alone: the manifest of artifact abab" in report.problems[0]
+    make_old(books, manifest_name("ab" * 32))
+    assert garbage.collect(books, is_dry=False).objects == 1
+
+
 def test_the_pack_of_a_run_that_never_recorded_it_goes_when_it_is_old(books):
     name, _ = pack(books, "killed", 1)
     artifacts.pack([artifacts.save(2, books.store, table=registry.table())], books.store, run_id="young")
@@ -194,9 +226,79 @@ def test_an_object_that_two_artifacts_share_outlives_the_first(books):
 
 def test_an_artifact_that_only_another_ledger_knows_keeps_its_objects(books):
     foreign = save(books, b"f" * LARGE)
+    books.store.put_named("ledgers/other", b"postgresql://db/team")
     report = garbage.collect(books, is_dry=False)
-    assert report.objects == 0
+    assert (report.unrecorded, report.objects) == (0, 0)
     assert is_whole(books, foreign)
+
+
+def test_what_a_killed_collection_or_run_left_goes_when_it_is_old_and_no_run_goes_on(books):
+    forgotten, young = save(books, b"a" * LARGE), save(books, b"b" * LARGE, age_s=60)
+    record(books, "run-1", forgotten, is_cached=False)
+    books.ledger.delete_run("run-1")
+    books.ledger.delete_artifacts([forgotten.digest], store=books.store.uri)
+    record(books, "run-2", is_finished=False, age_s=10, is_cached=False)
+    waits = garbage.collect(books, is_dry=False)
+    assert (waits.unrecorded, waits.objects, waits.waiting) == (0, 0, 1)
+    books.ledger.mark_lost("run-2", is_owner_dead=True)
+    planned = garbage.collect(books, is_dry=True)
+    assert is_whole(books, forgotten)
+    done = garbage.collect(books, is_dry=False)
+    assert (done.artifacts, done.unrecorded, done.objects) == (0, 1, 1) == (0, planned.unrecorded, planned.objects)
+    assert not artifacts.exists(forgotten, books.store)
+    assert is_whole(books, young)
+    assert "removed 1 manifests that no run recorded, 1 objects" in garbage.describe(done, "")[0]
+
+
+def test_a_manifest_that_is_recorded_under_another_address_of_the_store_stays(books, tmp_path):
+    kept = save(books, b"a" * LARGE)
+    record(books, "run-1", kept)
+    (tmp_path / "store").rename(tmp_path / "moved")
+    moved = Books(replace(books.stack, artifact_store=str(tmp_path / "moved")))
+    assert garbage.collect(moved, is_dry=False).unrecorded == 0
+    assert is_whole(moved, kept)
+
+
+def test_a_record_that_is_damaged_holds_its_bytes(books):
+    large = save(books, b"a" * LARGE)
+    name, (small,) = pack(books, "run-1", 1)
+    record(books, "run-1", large, small)
+    with books.ledger.database.transaction() as connection:
+        connection.execute(update(schema.artifacts).values(manifest="{broken"))
+    report = garbage.collect(books, is_dry=False)
+    assert (report.unrecorded, report.objects) == (0, 0)
+    assert is_whole(books, large)
+    assert books.store.has_named(name)
+
+
+COLLECT = """
+import sys
+from zenray import garbage
+from zenray.stack import Stack
+from zenray.views import Books
+folder = sys.argv[1]
+books = Books(Stack("test", "inline", folder + "/store", "sqlite:///" + folder + "/ledger.db"))
+garbage.collect(books, keep_runs=0, is_dry=False)
+"""
+
+
+@pytest.mark.parametrize("table", ["cache_entries", "runs", "artifacts"])
+def test_a_collection_that_is_killed_once_a_table_is_empty_is_finished_by_the_next(books, tmp_path, table):
+    small, *made = pack(books, "run-0", 1)[1] + [save(books, bytes([i]) * LARGE) for i in range(100)]
+    record(books, "run-0", small, *made[:50])
+    record(books, "run-1", *made[50:])
+    process = subprocess.Popen([sys.executable, "-c", COLLECT, str(tmp_path)])
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        while connection.execute(f"SELECT count(*) FROM {table}").fetchone() != (0,):
+            assert process.poll() is None
+    process.kill()
+    process.wait()
+    for name, _, _ in list(books.store.names("")):
+        make_old(books, name)
+    garbage.collect(books, keep_runs=0, is_dry=False)
+    tables = schema.runs, schema.cache_entries, schema.artifacts
+    assert [row for t in tables for row in books.ledger.database.read(select(t))] == []
+    assert [name for name, _, _ in books.store.names("")] == []
 
 
 def test_objects_that_no_manifest_names_go_when_they_are_old(books):

@@ -323,6 +323,13 @@ class Ledger:
             for record in rows.readable(rows.artifact_from_row, self._read_in_chunks(query, tuple(digests)))
         }
 
+    def recorded(self, digests: Iterable[str], *, store: str | None = None) -> set[str]:
+        """Return those of the given artifacts that are recorded for a store, or for any, be the record damaged."""
+        query = select(artifacts.c.digest).where(artifacts.c.digest.in_(_KEYS))
+        if store is not None:
+            query = query.where(artifacts.c.store == store)
+        return {row.digest for row in self._read_in_chunks(query, tuple(digests))}
+
     def list_artifacts(
         self,
         *,
