@@ -5,8 +5,9 @@ import json
 import pytest
 
 import zenray
-from zenray import pipeline, profile, step
+from zenray import garbage, pipeline, profile, step
 from zenray.profile import active_stack
+from zenray.store import object_name
 from zenray.submit import run_pipeline
 from zenray.views import Books
 
@@ -79,6 +80,18 @@ def test_copied_artifacts_bring_their_cache_entries(cli, target, tmp_path):
     again = run_pipeline(both, {"n": 2000}, stack=active_stack(target))
     assert {s.status for s in again.steps.values()} == {"cached"}
     cli("artifact", "verify", "--stack", target)
+
+
+def test_a_copy_that_fails_has_recorded_what_it_copied(cli, tmp_path):
+    first, second = (
+        run_pipeline(both, {"n": n}, stack=active_stack("first")).steps["rows"].output for n in (3000, 2000)
+    )
+    (lost,) = [f for f in first.manifest.files if f.data is None]
+    first.store.delete(object_name(lost.digest))
+    cli("artifact", "copy", second.digest, first.digest, "--to", "apart", code=1)
+    apart = Books(active_stack("apart"))
+    assert [r.digest for r in apart.ledger.list_artifacts()] == [second.digest]
+    assert garbage.collect(apart, is_dry=False, grace_s=0).unrecorded == 0
 
 
 def test_a_run_or_single_artifacts_are_copied(cli):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from zenray.store import Store
     from zenray.views import Books
 
+_RECORD_EVERY_S = 60.0  # while copying; well below the grace time of garbage collection
 SAMPLED = "statistics_of_first_rows"  # a fact about another fact
 app = new_app("Artifacts: list, show, export, copy, verify, gc.")
 DigestArgument = Annotated[str, typer.Argument(metavar="DIGEST", help="An artifact's digest, or the beginning of it.")]
@@ -302,25 +303,43 @@ def copy(
         )
     note(f"from {describe(source.stack)} to {describe(target.stack)}")
     target.store.create_named(ledger_name(target.ledger.ledger_id()), masked_url(target.stack.metadata_store).encode())
-    records, problems, size_bytes = [], [], 0
-    for record in _chosen(source, digests, run):
-        try:
-            size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
-        except CorruptedObjectError as exc:
-            problems.append(str(exc))  # one that is damaged must not keep the others back
-        else:
-            records.append(replace(record, store=target.store.uri, created_at=time.time()))
-    artifacts.pack([r.manifest for r in records], target.store, run_id="copies")
-    entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
-    target.ledger.add_copies(records, [replace(e, store=target.store.uri) for e in entries])
+    records, problems, size_bytes, recorded, recorded_at = [], [], 0, 0, time.monotonic()
+    try:
+        for record in _chosen(source, digests, run):
+            try:
+                size_bytes += artifacts.copy(record.manifest, source.store_at(record.store), target.store)
+            except CorruptedObjectError as exc:
+                problems.append(str(exc))  # one that is damaged must not keep the others back
+            else:
+                records.append(replace(record, store=target.store.uri, created_at=time.time()))
+            if time.monotonic() > recorded_at + _RECORD_EVERY_S:
+                _record_copies(source, target, records, recorded)
+                recorded, recorded_at = len(records), time.monotonic()
+    finally:
+        entries = _record_copies(source, target, records, recorded)
     for problem in problems:
         note(problem)
     typer.echo(
         f"{len(records):,} artifacts are in {target.store.uri}: {size_text(size_bytes)} copied, "
-        f"{len(entries):,} cache entries" + (f"; {len(problems):,} could not be copied" if problems else "")
+        f"{entries:,} cache entries" + (f"; {len(problems):,} could not be copied" if problems else "")
     )
     if problems:
         raise typer.Exit(1)
+
+
+def _record_copies(source: "Books", target: "Books", records: "list[ArtifactRecord]", begin: int) -> int:
+    """Record the copies from number ``begin`` on, and the cache entries of them all; returns how many entries.
+
+    Not only at the end: what is in a store for long and not recorded is garbage, and a copy may take hours, or fail.
+    """
+    from dataclasses import replace
+
+    from zenray import artifacts
+
+    artifacts.pack([r.manifest for r in records[begin:]], target.store, run_id="copies")
+    entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
+    target.ledger.add_copies(records[begin:], [replace(e, store=target.store.uri) for e in entries])
+    return len(entries)
 
 
 def _chosen(books: "Books", digests: list[str] | None, run: str | None) -> "list[ArtifactRecord]":
