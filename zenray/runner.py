@@ -23,6 +23,7 @@ from typing import Any
 
 from zenray import artifacts
 from zenray.cluster import RayLauncher
+from zenray.committed import Committed
 from zenray.context import enclosing_runs
 from zenray.engine import Coordinator
 from zenray.errors import ConfigError, RunCancelled, StepFailed, ZenRayError, is_huge, shown
@@ -118,13 +119,14 @@ def run(request: RunRequest, observer: RunObserver) -> str:
         pack = partial(artifacts.pack, store=store, run_id=run_id)
         stop = StopRequest()
         with LedgerWriter(ledger, run_id, fence, ttl_s=LEASE_S, before_commit=pack, on_stop=stop) as writer:
+            committed = Committed(reporter or observer, writer, is_inline=launcher is None or launcher.is_blocking)
             coordinator = Coordinator(
                 run_id,
                 reader=ledger,
                 writer=writer,
                 store=store,
                 launcher=launcher or InlineLauncher(store, tracker=reporter),
-                observer=reporter or observer,
+                observer=committed,
                 log_root=_log_root(store),
                 use_cache=request.use_cache,
                 reap=partial(mark_lost_runs, ledger),
@@ -133,7 +135,9 @@ def run(request: RunRequest, observer: RunObserver) -> str:
             observer.on_start(run_id, request)
             stop.reaches(coordinator, is_inline=launcher is None)
             try:
-                _execute(request, coordinator, writer, observer, reporter, waiter=waiter, stop=stop)
+                _execute(
+                    request, coordinator, writer, observer, reporter, waiter=waiter, stop=stop, committed=committed
+                )
             except RunCancelled as exc:
                 raise stop.explained(exc) from exc.__cause__
     return run_id
@@ -148,6 +152,7 @@ def _execute(
     *,
     waiter: Waiter,
     stop: StopRequest,
+    committed: Committed,
 ) -> None:
     status, outputs = Status.FAILED, None
     error: BaseException | None = None
@@ -179,8 +184,9 @@ def _execute(
             finally:
                 if reporter is not None:
                     observer.on_remark(reporter.close(status))
-                observer.on_remark(_returned(outputs, coordinator))
-                observer.on_end(status, coordinator.steps, error)
+                if status is Status.SUCCEEDED:
+                    observer.on_remark(_returned(outputs, coordinator))
+                observer.on_end(status, committed.as_recorded(coordinator.steps, observer), error)
 
 
 @contextmanager

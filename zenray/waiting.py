@@ -18,6 +18,7 @@ from zenray.units import duration_s, seconds_text
 RETRY_S = 1800.0  # how long a server that was reached before may be away: a stack's ``retry_s``
 FIRST_S = 4.0  # and one that was never reached: most likely its address is wrong
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
+SOON_S = 1.0  # a pause that is left once another call of the server has been answered
 AWAY_S = 3.0  # a fault that lasts so long is told
 SILENT_S = 10.0  # and an answer that takes so long
 HURRIED_S = 1.5  # a wait for those who do not want to wait
@@ -66,6 +67,7 @@ class Server:
     ) -> None:
         self.name, self.retry_s, self.is_reached = name, retry_s, is_reached
         self.waiter = waiter or Waiter()
+        self.answers = 0
         self._calls: set[Call] = set()
         self._watcher: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -93,6 +95,7 @@ class Server:
         now = time.monotonic()
         with self._lock:
             self.is_reached = True
+            self.answers += 1
             call.began_at, call.why = now, ""
             is_over = self._end_wait(now)
         if is_over:
@@ -158,8 +161,11 @@ class Call:
         server = self._server
         if now + pause_s > (self._failed_at + server.retry_s if server.is_reached else self.began_at + FIRST_S):
             return False
-        while (left_s := now + pause_s - time.monotonic()) > 0 and not server.waiter.is_hurried:
+        until, seen = now + pause_s, server.answers
+        while (left_s := until - time.monotonic()) > 0 and not server.waiter.is_hurried:
             time.sleep(min(left_s, TURN_S))
+            if server.answers != seen:  # somebody else's call has come through
+                until = min(until, now + SOON_S)
         return not server.waiter.is_hurried
 
     def answer(self) -> None:

@@ -21,6 +21,7 @@ def train(folder: str) -> int:
     Path(folder, "trained").touch()
     while not Path(folder, "go").exists():
         time.sleep(0.05)
+    time.sleep(0.2)
     return 1
 
 @step
@@ -85,17 +86,37 @@ def cluster(project: Project) -> Iterator[None]:
     local_cluster.down()
 
 
-def test_an_outage_is_told_and_costs_a_run_time_only(project: Project, cluster: None) -> None:
+def test_an_outage_is_told_and_no_step_has_succeeded_before_it_is_recorded(project: Project, cluster: None) -> None:
     project.stack("local")
     with driver(project.folder, *project.words) as run:
         project.refuse_when_trained()
         run.wait_for(WAITING)
+        assert "succeeded" not in run.shown
         project.proxy.heal()
         assert run.end() == 0
     assert "warning: the metadata store " in run.shown
     assert "answers again, after " in run.shown
     assert "2 succeeded" in run.shown
     assert {str(s.status) for s in get_run("latest", stack="prod").steps.values()} == {"succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("project", "orchestrator"), [("postgresql", "local"), ("mariadb", "inline")], indirect=["project"]
+)
+def test_a_database_that_stays_away_fails_the_run_and_nothing_is_said_to_have_succeeded(
+    project: Project, request: pytest.FixtureRequest, orchestrator: str
+) -> None:
+    project.stack(orchestrator, retry_s=2)
+    if orchestrator == "local":
+        request.getfixturevalue("cluster")
+    with driver(project.folder, *project.words) as run:
+        project.refuse_when_trained()
+        assert run.end() == 1
+    assert "succeeded" not in run.shown
+    assert "train  failed" in run.shown
+    assert "MetadataError: its end was not recorded" in run.shown
+    assert "can be reached and lets this user in; it was tried for " in run.shown
+    project.check_that_it_runs_now()
 
 
 @pytest.mark.parametrize(
@@ -120,4 +141,5 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_database(
         run.process.send_signal(signal.SIGINT)
         assert run.end(within_s=15) == 130  # a database has 20 s for its answer
     assert "was cancelled, and its end is lost: " in run.shown
+    assert "succeeded" not in run.shown
     project.check_that_it_runs_now()

@@ -141,6 +141,19 @@ def test_records_are_committed_without_a_flush(ledger):
     writer.close()
 
 
+def test_what_waits_for_a_commit_is_called_after_it_in_order_or_at_once_where_nothing_is_left(ledger):
+    seen = []
+    with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=60) as writer:
+        for name in ("a", "b"):
+            writer.record(a_step(name))
+            writer.after_commit(lambda name=name: seen.append((name, names(ledger))))
+        assert seen == []
+        writer.flush()
+        assert seen == [("a", ["a", "b"]), ("b", ["a", "b"])]
+        writer.after_commit(lambda: seen.append("now"))
+        assert seen[-1] == "now"
+
+
 def test_a_closed_writer_takes_nothing_more(ledger):
     writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60))
     writer.close()

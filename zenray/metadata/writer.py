@@ -5,6 +5,7 @@ Runs in: driver.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
@@ -64,6 +65,7 @@ class LedgerWriter:
         self._recorded = 0  # calls of record() so far
         self._committed = 0  # of these, how many are in the database
         self._flush_to = 0  # commit without delay up to here
+        self._actions: deque[tuple[int, Callable[[], object]]] = deque()  # for when so many are committed
         self._is_closing = False
         self._error: ZenRayError | None = None
         self._thread = threading.Thread(target=self._run, name=f"zenray-ledger-{run_id}", daemon=True)
@@ -92,6 +94,14 @@ class LedgerWriter:
             self._recorded += 1
             if len(self._pending) == 1:
                 self._changed.notify_all()
+
+    def after_commit(self, action: Callable[[], object]) -> None:
+        """Call something quick once all that was recorded before is committed, in whatever thread; else never."""
+        with self._changed:
+            if self._committed < self._recorded:
+                self._actions.append((self._recorded, action))
+                return
+        action()
 
     def check(self) -> None:
         """Raise what went wrong in the background, if anything did."""
@@ -156,9 +166,7 @@ class LedgerWriter:
                 if batch.manifests:
                     self._prepare(batch.manifests)
                 self._commit(batch)
-                with self._changed:
-                    self._committed += len(taken)
-                    self._changed.notify_all()
+                self._note_commit(len(taken))
             with suppress(MetadataError):  # it runs out by itself
                 self._database.persist(self._end_lease, is_tried_again=False)
         except ZenRayError as exc:
@@ -169,6 +177,13 @@ class LedgerWriter:
             self._fail(error)
         finally:
             self._database.release()
+
+    def _note_commit(self, count: int) -> None:
+        with self._changed:
+            self._committed += count
+            while self._actions and self._actions[0][0] <= self._committed:
+                self._actions.popleft()[1]()
+            self._changed.notify_all()
 
     def _take(self) -> list[tuple[Change, ...]] | None:
         """Wait for what is to be committed next; empty where there is nothing for a while, None at the end."""
