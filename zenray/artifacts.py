@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from zenray.errors import CorruptedObjectError, MaterializerError, StoreError, ZenRayError
 from zenray.hashing import digest_bytes
-from zenray.materializer import find, load_class, load_materializer, registry, type_name
+from zenray.materializer import find, load_class, load_materializer, no_materializer, type_name
 from zenray.model import Json, Manifest, StoredFile, artifact_digest
 from zenray.store import ObjectWriter, Store, manifest_name, object_name, pack_name
 
@@ -284,27 +284,6 @@ def _manifest(raw: bytes, what: str, store: Store) -> Manifest:
 
 def _json(manifest: Manifest) -> bytes:
     return json.dumps(manifest.to_json(), separators=(",", ":")).encode()
-
-
-def no_materializer(cls: type) -> str:
-    """Say that a type cannot be stored, what comes near, and the two ways out."""
-    name = type_name(cls)
-    short = cls.__name__
-    return f"""no materializer is registered for type {name!r} ({registry.near(cls)}).
-Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` marks it):
-
-    from zenray import Materializer
-
-    class {short}Materializer(Materializer):
-        types = ({name!r},)
-
-        def save(self, value, writer):
-            writer.put("data", ...)              # bytes that describe the value
-
-        def load(self, reader, cls, metadata):
-            return cls(...)                      # from reader.read("data")
-
-or opt in to pickle for this step, which ties the artifact to this code and these versions: @step(allow_pickle=True)"""
 
 
 def put_manifest(manifest: Manifest, store: Store) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from zenray import artifacts, cache, policy
+from zenray import artifacts, cache, policy, storable
 from zenray.annotations import describe, may_flow
 from zenray.arguments import ArgumentTree, artifacts_in
 from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFailed, ZenRayError
@@ -74,6 +74,7 @@ class Coordinator:
         self._fingerprints = Fingerprints()
         self._codes: dict[Any, Fingerprint] = {}  # of this run's steps, by function
         self._noted: set[str] = set()
+        self._checked: set[tuple[Any, bool]] = set()  # steps by function, and whether they may pickle
         self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
         self._pausing: list[tuple[float, StepState]] = []  # before another attempt, and until when
@@ -89,6 +90,7 @@ class Coordinator:
 
     def call(self, step: Step[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a step call; returns its artifact, or a tuple of them where the step has several outputs."""
+        self._check_outputs(step)
         bound = step.bind(args, kwargs)
         tree = ArgumentTree(self.run_id, step, self._store)
         for name, value in list(bound.arguments.items()):
@@ -255,6 +257,13 @@ class Coordinator:
             candidate = name if count == 1 else f"{name}_{count}"
             if candidate not in self.steps:
                 return candidate
+
+    def _check_outputs(self, step: Step[Any]) -> None:
+        """Refuse a step whose outputs could not be stored; those that the pipeline's code names are checked already."""
+        key = (step.function, step.settings.allow_pickle)
+        if key not in self._checked:
+            storable.check(step)
+            self._checked.add(key)
 
     def _check_flow(self, step: Step[Any], name: str, artifact: Artifact) -> None:
         target = step.annotations.get(name)

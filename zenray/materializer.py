@@ -9,7 +9,7 @@ import difflib
 import importlib
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol
@@ -18,6 +18,7 @@ from zenray.errors import MaterializerError
 from zenray.model import Json
 from zenray.settings import find_repository
 
+PLAIN = "zenray_materializers.plain:PlainMaterializer"  # of what Python itself has
 ENTRY_POINT_GROUP = "zenray.materializers"
 
 
@@ -74,7 +75,6 @@ class Materializer:
     is_exact: ClassVar[bool] = False
     is_pickle: ClassVar[bool] = False
     format_version: ClassVar[int] = 1
-    refusal: ClassVar[str] = ""  # why no value of these types can be stored, and what to return instead
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
         """Write the value into files; what is returned is kept with the artifact and given to ``load``."""
@@ -83,6 +83,13 @@ class Materializer:
     def load(self, reader: ArtifactReader, cls: type, metadata: Mapping[str, Json]) -> Any:
         """Return the value; ``cls`` is the class it had when it was saved."""
         raise NotImplementedError
+
+    def refuses(self, cls: type) -> str:
+        """Say why no value of a class can be stored, and what to return instead; nothing where values may be.
+
+        Asked before a run begins about the classes that steps say they return.
+        """
+        return ""
 
     def preview(self, value: Any) -> Mapping[str, Json]:
         """Return a few facts for people, each a short text, number or table: schema, shape, head, statistics."""
@@ -162,9 +169,20 @@ class Registry:
         return self._custom
 
     def near(self, cls: type) -> str:
-        """Name registered types that resemble a class, for an error."""
-        near = difflib.get_close_matches(type_name(cls), [r.type_name for r in self.registrations()])
-        return f"near: {', '.join(map(repr, near))}" if near else "`zenray materializer list` shows those that have one"
+        """Name types that have a materializer and a name like a class's, for an error."""
+        named: dict[str, list[str]] = {}
+        for name in [r.type_name for r in self.registrations()] + list(self._loaded_subclasses()):
+            named.setdefault(name.rpartition(".")[2].lower(), []).append(name)
+        near = difflib.get_close_matches(cls.__name__.lower(), named, cutoff=0.75)
+        names = list(dict.fromkeys(name for short in near for name in named[short] if name != type_name(cls)))[:3]
+        return f"near: {', '.join(map(repr, names))}" if names else "`zenray materializer list` shows what has one"
+
+    def _loaded_subclasses(self) -> Iterator[str]:
+        """Yield the names of the loaded classes that a materializer of their base takes."""
+        for registration in self.registrations():
+            cls = loaded(registration.type_name)
+            if cls is not None and not registration.is_exact and registration.materializer != PLAIN:
+                yield from map(type_name, subclasses(cls))
 
     def _load(self) -> None:
         if self._is_loaded:
@@ -210,6 +228,42 @@ def type_names(materializer: type[Materializer]) -> list[str]:
 
 
 registry = Registry()
+
+
+def loaded(name: str) -> type | None:
+    """Return the class with a qualified name where its module has been imported."""
+    module, _, short = name.rpartition(".")
+    cls = getattr(sys.modules.get(module), short, None)
+    return cls if isinstance(cls, type) else None
+
+
+def subclasses(cls: type) -> Iterator[type]:
+    """Yield the loaded subclasses of a class, at any depth; one that is reached in two ways comes twice."""
+    found: type
+    for found in type.__subclasses__(cls):
+        yield found
+        yield from subclasses(found)
+
+
+def no_materializer(cls: type, why: str = "") -> str:
+    """Say that a type cannot be stored, and why; what has a name like it; and the two ways out."""
+    name = type_name(cls)
+    short = cls.__name__
+    return f"""{why or f"no materializer is registered for type {name!r}"} ({registry.near(cls)}).
+Either write one, in a file such as materializers/{short.lower()}.py of the repository (`zenray init` marks it):
+
+    from zenray import Materializer
+
+    class {short}Materializer(Materializer):
+        types = ({name!r},)
+
+        def save(self, value, writer):
+            writer.put("data", ...)              # bytes that describe the value
+
+        def load(self, reader, cls, metadata):
+            return cls(...)                      # from reader.read("data")
+
+or opt in to pickle for this step, which ties the artifact to this code and these versions: @step(allow_pickle=True)"""
 
 
 def register_repository() -> None:

@@ -10,10 +10,10 @@ from contextvars import ContextVar
 from types import CodeType
 from typing import Any, Generic, ParamSpec, overload
 
-from zenray.annotations import bind, classes_in, describe, fits, hints_of
+from zenray import storable
+from zenray.annotations import bind, describe, fits, hints_of
 from zenray.errors import DefinitionError, RunCancelled, shown
 from zenray.futures import Artifact
-from zenray.materializer import find, load_materializer, registry
 from zenray.step import Step, active_caller
 from zenray.stored import StoredArtifact
 
@@ -80,25 +80,7 @@ class Pipeline(Generic[P]):
     def check(self) -> None:
         """Refuse outputs that could not be stored, of every step the pipeline names, before anything runs."""
         for step in _steps_of(self, set()):
-            for output in step.outputs:
-                for cls in classes_in(output.annotation):
-                    if cls in (type(None), object) or step.settings.allow_pickle:
-                        continue
-                    path = find(cls, registry.table())
-                    # What is built into Python is never refused, and saves the import of its materializer.
-                    if (
-                        path
-                        and cls.__module__ != "builtins"
-                        and (why := getattr(load_materializer(path), "refusal", ""))
-                    ):
-                        raise DefinitionError(f"step {step.name!r}, output {output.name!r}: {why}")
-                    if path:
-                        continue
-                    if inspect.isabstract(cls) or getattr(cls, "_is_protocol", False):
-                        continue  # says nothing of the class the value will have
-                    from zenray.artifacts import no_materializer
-
-                    raise DefinitionError(f"step {step.name!r}, output {output.name!r}: {no_materializer(cls)}")
+            storable.check(step)
 
     def _nested(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         chain = _depth.get()

@@ -27,7 +27,7 @@ from typing import Any
 from zenray import artifacts
 from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
-from zenray.errors import OutputError, StoreError, shown
+from zenray.errors import MaterializerError, OutputError, StoreError, shown
 from zenray.files import File, Folder
 from zenray.limits import can_limit, time_limit
 from zenray.materializer import active_table
@@ -227,17 +227,22 @@ def _run(
             raise StoreError(f"the input {file!r} changed while step {call.name!r} was reading it; run again")
     prepared: list[artifacts.Prepared] = []
     try:
-        for value in _outputs(call.name, function, result):
-            prepared.append(
-                artifacts.prepare(
-                    value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id
-                )
-            )
+        for name, value in _outputs(call.name, function, result):
+            prepared.append(_prepared(name, value, call, store))
     except BaseException:
         for done in prepared:
             done.discard()
         raise
     return prepared
+
+
+def _prepared(name: str, value: Any, call: StepCall, store: Store) -> artifacts.Prepared:
+    try:
+        return artifacts.prepare(
+            value, store, table=active_table(), allow_pickle=call.allow_pickle, producer=call.step_run_id
+        )
+    except MaterializerError as exc:
+        raise MaterializerError(f"step {call.name!r}, output {name!r}: {exc}") from exc
 
 
 @contextmanager
@@ -274,7 +279,8 @@ def _limit_s(call: StepCall) -> float | None:
 _declared = functools.lru_cache(maxsize=None)(outputs_of)  # the annotations do not travel: not all of them pickle
 
 
-def _outputs(name: str, function: Callable[..., Any], result: Any) -> tuple[Any, ...]:
+def _outputs(name: str, function: Callable[..., Any], result: Any) -> list[tuple[str, Any]]:
+    """Return what a step returned by the names of its outputs, compared with what it declares."""
     outputs, is_multiple = _declared(function, name)
     values = (result,)
     if is_multiple:
@@ -291,7 +297,7 @@ def _outputs(name: str, function: Callable[..., Any], result: Any) -> tuple[Any,
             )
         if output.annotation is type(None) and value is not None:
             raise OutputError(f"step {name!r} is annotated to return None and returned {type(value).__name__}")
-    return values
+    return [(output.name, value) for output, value in zip(outputs, values, strict=True)]
 
 
 def fill(tree: Any, values: list[Any], files: list[File | Folder]) -> Any:

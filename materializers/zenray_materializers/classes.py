@@ -11,7 +11,7 @@ from enum import Enum, Flag
 from typing import Any
 
 from zenray.errors import MaterializerError
-from zenray.materializer import load_class, type_name
+from zenray.materializer import load_class, no_materializer, type_name
 from zenray.model import Json
 from zenray_materializers.preview import brief
 
@@ -32,10 +32,7 @@ def refusal(value: Any) -> str:
         return (
             f"the {kind.__name__} {name!r} is not a value that can be stored; return what it gives, or its name as text"
         )
-    return (
-        f"no materializer is known for {type_name(kind)} ({shown}); return plain data or a dataclass, "
-        f"register a materializer for it, or opt in to pickle with @step(allow_pickle=True)"
-    )
+    return no_materializer(kind, f"no materializer is registered for type {type_name(kind)!r}, such as {shown}")
 
 
 def importable_name(kind: type) -> str:
@@ -57,7 +54,7 @@ def importable_name(kind: type) -> str:
     return name
 
 
-def encoder_for(kind: type, value: Any) -> Callable[[Any, Any], Json]:
+def encoder_for(kind: type) -> Callable[[Any, Any], Json]:
     """Return how instances of a class are encoded; an error where its fields would not be all of it."""
     name = importable_name(kind)
     if issubclass(kind, Enum):
@@ -67,13 +64,16 @@ def encoder_for(kind: type, value: Any) -> Callable[[Any, Any], Json]:
     if not _is_made_of_fields(kind):
         base = next(b for b in kind.__mro__ if b.__module__ in ("builtins", "datetime", "collections") or b is object)
         raise MaterializerError(
-            f"{name} is a subclass of {base.__name__}, whose own state plain values do not keep; return "
-            f"a {base.__name__} or a dataclass, or register a materializer for {name}"
+            no_materializer(
+                kind,
+                f"{name} is a subclass of {base.__name__}, whose own state plain values do not keep: return "
+                f"a {base.__name__} or a dataclass, or register a materializer for {name!r}",
+            )
         )
     if hasattr(kind, "__pydantic_fields__") and hasattr(kind, "__pydantic_private__"):
         return functools.partial(_pydantic, name=name)
     if not dataclasses.is_dataclass(kind):
-        raise MaterializerError(refusal(value))
+        raise MaterializerError(no_materializer(kind))
     return functools.partial(_dataclass, name=name, fields=tuple(f.name for f in dataclasses.fields(kind)))
 
 

@@ -18,7 +18,7 @@ from zenray.errors import MaterializerError
 from zenray.materializer import ArtifactReader, ArtifactWriter, Materializer
 from zenray.model import Json
 from zenray_materializers.preview import brief
-from zenray_materializers.tree import Decoder, Encoder, is_closed
+from zenray_materializers.tree import Decoder, Encoder, is_closed, why_not
 
 _FILE = "value.json"
 _BYTES_FILE = "value.bin"
@@ -61,6 +61,10 @@ class PlainMaterializer(Materializer):
         if isinstance(value, Sized):  # a member of an Enum has no length, though its class has
             return {"value": brief(value), "length": len(value)}
         return {"value": brief(value)}
+
+    def refuses(self, cls: type) -> str:
+        """Say so of classes with more state than fields, and of those that cannot be found by name."""
+        return why_not(cls)
 
     def may_hold_instances(self, value: Any, metadata: Mapping[str, Json]) -> bool:
         """Say so where something in it is not of one of Python's own types."""

@@ -77,11 +77,14 @@ class LazyFrameMaterializer(Materializer):
     """Refuses lazy frames, and says what to do."""
 
     types = ("polars.lazyframe.frame.LazyFrame",)
-    refusal = "a polars.LazyFrame is a query, not data; return lazy_frame.collect()"
 
     def save(self, value: Any, writer: ArtifactWriter) -> Mapping[str, Json] | None:
         """Raise MaterializerError."""
-        raise MaterializerError(self.refusal)
+        raise MaterializerError(self.refuses(type(value)))
+
+    def refuses(self, cls: type) -> str:
+        """Say what to return instead."""
+        return "a polars.LazyFrame is a query, not data; return lazy_frame.collect()"
 
 
 def _to_arrow(frame: Any) -> Any:

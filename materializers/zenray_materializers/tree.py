@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from zenray.errors import MaterializerError
 from zenray.materializer import (
+    PLAIN,
     ArtifactReader,
     ArtifactWriter,
     active_table,
@@ -38,7 +39,6 @@ MAX_INLINE_BYTES = 16 * 1024
 _INT64 = 2**63
 _DIRECT = frozenset((type(None), bool))
 _STR, _INT, _FLOAT = frozenset((str,)), frozenset((int,)), frozenset((float,))
-_PLAIN = "zenray_materializers.plain:PlainMaterializer"
 
 
 class Encoder:
@@ -141,9 +141,20 @@ class Encoder:
         path = find(kind, active_table())
         if path is None:
             raise MaterializerError(classes.refusal(value))
-        if path != _PLAIN:
+        if path != PLAIN:
             return functools.partial(_save_leaf, path=path, kind=kind)
-        return classes.encoder_for(kind, value)
+        return classes.encoder_for(kind)
+
+
+def why_not(kind: type) -> str:
+    """Say why no instance of a class that is stored as a plain value can be, or nothing."""
+    if kind in _DIRECT or kind in _ATOMS or kind in _CONTAINERS:
+        return ""
+    try:
+        classes.encoder_for(kind)
+    except MaterializerError as exc:
+        return str(exc)
+    return ""
 
 
 def _save_leaf(encoder: Encoder, value: Any, *, path: str, kind: type) -> Json:
