@@ -46,14 +46,33 @@ class ArgumentTree:
         self._run_id, self._step, self._store = run_id, step, store
 
     def take(self, argument: str, value: Any) -> Any:
-        """Return an argument as a tree of plain values and Slots; MaterializerError where a part cannot be stored."""
+        """Return an argument as a tree of plain values and Slots.
+
+        Raises DefinitionError where it is not what its annotation says, MaterializerError where it cannot be stored.
+        """
+        try:
+            self._check(argument, value)
+            return self._tree(argument, value)
+        except RecursionError as exc:
+            raise DefinitionError(
+                f"step {self._step.name!r}: argument {argument!r} contains itself or is nested too deeply; give it flat"
+            ) from exc
+
+    def _check(self, argument: str, value: Any) -> None:
         target = self._step.annotations.get(argument)
-        if type(value) is StoredArtifact and not may_flow(load_class(value.manifest.type_name), target):
+        if isinstance(value, Artifact):
+            source, told = value.annotation, describe(value.annotation)
+        elif type(value) is StoredArtifact:
+            source, told = load_class(value.manifest.type_name), value.manifest.type_name
+        else:
+            if next(artifacts_in(value), None) is None:
+                self._step.check_argument(argument, value)
+            return
+        if target is not None and source is not None and not may_flow(source, target):
             raise DefinitionError(
                 f"step {self._step.name!r}: argument {argument!r} is annotated {describe(target)}, and {value!r} is "
-                f"{value.manifest.type_name}"
+                f"{told}"
             )
-        return self._tree(argument, value)
 
     def _tree(self, argument: str, value: Any) -> Any:
         kind = type(value)

@@ -18,9 +18,8 @@ from functools import partial
 from typing import Any
 
 from zenray import artifacts, cache, policy, storable
-from zenray.annotations import describe, may_flow
-from zenray.arguments import ArgumentTree, artifacts_in
-from zenray.errors import ClusterError, DefinitionError, RunCancelled, StepFailed, ZenRayError
+from zenray.arguments import ArgumentTree
+from zenray.errors import ClusterError, RunCancelled, StepFailed, ZenRayError
 from zenray.fingerprint import Fingerprint, Fingerprints
 from zenray.futures import Artifact
 from zenray.graph import Graph
@@ -74,7 +73,7 @@ class Coordinator:
         self._fingerprints = Fingerprints()
         self._codes: dict[Any, Fingerprint] = {}  # of this run's steps, by function
         self._noted: set[str] = set()
-        self._checked: set[tuple[Any, bool]] = set()  # steps by function, and whether they may pickle
+        self._checked: set[Callable[..., Any]] = set()  # functions of steps whose outputs can be stored
         self._materializers: CustomMaterializers | None = None
         self._durations: dict[Any, float] = {}
         self._pausing: list[tuple[float, StepState]] = []  # before another attempt, and until when
@@ -90,20 +89,11 @@ class Coordinator:
 
     def call(self, step: Step[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Record a step call; returns its artifact, or a tuple of them where the step has several outputs."""
-        self._check_outputs(step)
+        storable.check(step, self._checked)
         bound = step.bind(args, kwargs)
         tree = ArgumentTree(self.run_id, step, self._store)
         for name, value in list(bound.arguments.items()):
-            try:
-                if isinstance(value, Artifact):
-                    self._check_flow(step, name, value)
-                elif next(artifacts_in(value), None) is None:
-                    step.check_argument(name, value)
-                bound.arguments[name] = tree.take(name, value)
-            except RecursionError as exc:
-                raise DefinitionError(
-                    f"step {step.name!r}: argument {name!r} contains itself or is nested too deeply; give it flat"
-                ) from exc
+            bound.arguments[name] = tree.take(name, value)
         self._journal.record(*tree.stored)
         with self._lock:
             state = StepState(
@@ -257,21 +247,6 @@ class Coordinator:
             candidate = name if count == 1 else f"{name}_{count}"
             if candidate not in self.steps:
                 return candidate
-
-    def _check_outputs(self, step: Step[Any]) -> None:
-        """Refuse a step whose outputs could not be stored; those that the pipeline's code names are checked already."""
-        key = (step.function, step.settings.allow_pickle)
-        if key not in self._checked:
-            storable.check(step)
-            self._checked.add(key)
-
-    def _check_flow(self, step: Step[Any], name: str, artifact: Artifact) -> None:
-        target = step.annotations.get(name)
-        if target is not None and artifact.annotation is not None and not may_flow(artifact.annotation, target):
-            raise DefinitionError(
-                f"step {step.name!r}: argument {name!r} is annotated {describe(target)}, and {artifact!r} is "
-                f"{describe(artifact.annotation)}"
-            )
 
     # -- the engine's thread ---------------------------------------------------------------------------------------
 

@@ -80,7 +80,7 @@ class Pipeline(Generic[P]):
     def check(self) -> None:
         """Refuse outputs that could not be stored, of every step the pipeline names, before anything runs."""
         for step in _steps_of(self, set()):
-            storable.check(step)
+            storable.check(step, set())
 
     def _nested(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         chain = _depth.get()

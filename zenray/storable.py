@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import typing
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -23,9 +23,9 @@ _SAY_NOTHING = (object, Any, NoneType)
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset, deque, defaultdict, OrderedDict, Counter))
 
 
-def check(step: Step[Any]) -> None:
-    """Raise DefinitionError where an output of a step could not be stored, whatever its value."""
-    if step.settings.allow_pickle:
+def check(step: Step[Any], checked: set[Callable[..., Any]]) -> None:
+    """Raise DefinitionError where an output of a step could not be stored; ``checked`` collects those that could."""
+    if step.settings.allow_pickle or step.function in checked:
         return
     for output in step.outputs:
         why = _why_not(output.annotation, frozenset())
@@ -33,6 +33,7 @@ def check(step: Step[Any]) -> None:
             is_plain = isinstance(output.annotation, type)
             told = "" if is_plain else f", annotated {describe(output.annotation)}"
             raise DefinitionError(f"step {step.name!r}, output {output.name!r}{told}: {why}")
+    checked.add(step.function)
 
 
 def _why_not(annotation: Any, outer: frozenset[type]) -> str:

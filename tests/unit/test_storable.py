@@ -274,7 +274,7 @@ class OwnMaterializer(Materializer):
 
 def test_a_type_with_a_materializer_of_ones_own_is_not_refused() -> None:
     for annotation in (OwnRows, list[OwnRows], Sub, Base, dict[str, Base]):
-        storable.check(declared(annotation))
+        storable.check(declared(annotation), set())
 
 
 @pytest.mark.parametrize("value", [threading.Lock(), [threading.Lock()], {"a": [Opq()]}, Rows(), [Count()]], ids=repr)
