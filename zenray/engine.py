@@ -513,8 +513,7 @@ class Coordinator:
             self._observer.on_note(f"step {state.name!r}: attempt {state.attempt} {why}, trying again{when}")
             self._pausing.append((time.monotonic() + pause_s, state))
         else:
-            times = f" ({state.lost_workers} times)" if is_lost else ""
-            self._fail(state, replace(failure, message=failure.message + times))
+            self._fail(state, policy.final(state, failure))
 
     def _commit(
         self,

@@ -72,14 +72,31 @@ def pause_s(state: StepState, failure: Failure, now: float) -> float | None:
     if failure.kind == "worker":
         state.lost_workers += 1
         return 0.0 if state.lost_workers <= LOST_WORKER_RETRIES else None
+    if not _may_retry(state, failure):
+        return None
     tries = state.attempt - state.lost_workers
-    if failure.kind not in ("user", "timeout") or tries > settings.retries:
-        return None
-    # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
-    wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
-    if not wanted.intersection(failure.bases):
-        return None
     pause: float = min(settings.retry_delay_s * 2.0 ** (tries - 1), MAX_PAUSE_S) * random.uniform(1, 1.25)
     if settings.deadline_s is not None and now + pause >= (state.begun_at or now) + settings.deadline_s:
         return None
     return pause
+
+
+def final(state: StepState, failure: Failure) -> Failure:
+    """Return the failure that a step run ends with, with why there is no further attempt where that is not plain."""
+    settings, why = state.step.settings, ""
+    if failure.kind == "worker":
+        why = f" ({state.lost_workers} times)"
+    elif settings.deadline_s is not None and _may_retry(state, failure):
+        left = settings.retries - (state.attempt - state.lost_workers) + 1
+        why = f" (no further attempt, of {left} that are left: the deadline of {settings.deadline_s:g} s is reached)"
+    return replace(failure, message=failure.message + why)
+
+
+def _may_retry(state: StepState, failure: Failure) -> bool:
+    """Say whether the retries that the step asks for allow another attempt."""
+    settings = state.step.settings
+    if failure.kind not in ("user", "timeout") or state.attempt - state.lost_workers > settings.retries:
+        return False
+    # A class of the main script has the script's name in a worker, unless it travelled as a pickle.
+    wanted = {name for c in settings.retry_on for name in (type_name(c), f"{c.__module__}.{c.__qualname__}")}
+    return bool(wanted.intersection(failure.bases))
