@@ -116,12 +116,11 @@ def measure_claims(ledger: Ledger) -> None:
     for run_id in ("claimer", "rival"):
         ledger.create_run(RunRecord(run_id, "claims", Status.RUNNING, time.time()), owner=run_id, ttl_s=600)
     for count in (1, 200):
-        keys = [{f"{n:032x}{i:032x}": "train" for i in range(count)} for n in range(200 // count + 30)]
+        keys = [{f"{count:016x}{n:016x}{i:032x}": "train" for i in range(count)} for n in range(200 // count + 30)]
         won = [milliseconds(lambda k=k: ledger.claim(k, store="s", run_id="claimer")) for k in keys]
         lost = [milliseconds(lambda k=k: ledger.claim(k, store="s", run_id="rival")) for k in keys]
         won_ms, lost_ms = statistics.median(won), statistics.median(lost)
         print(f"claim {count} keys: {won_ms:.2f} ms; held by another run: {lost_ms:.2f} ms")
-        ledger.release_claims("claimer")
 
 
 def fill(ledger: Ledger) -> None:

@@ -70,8 +70,15 @@ def outputs_of(name, *numbers):
     return StepOutputs(RUN, name, tuple(StepOutput(RUN, name, "output", i, a_digest(n)) for i, n in enumerate(numbers)))
 
 
-def write(ledger, *changes, run_id=RUN):
-    fence = ledger.acquire_lease(run_id, "test", ttl_s=60)
+def begin(ledger, run_id=RUN, *, owner="test", ttl_s=600):
+    """Record a run that goes on, with an owner whose lease lasts, and return its fence."""
+    return ledger.create_run(a_run(run_id), owner=owner, ttl_s=ttl_s)
+
+
+def write(ledger, *changes, run_id=RUN, fence=None):
+    """Write as the owner of a run, or with the fence of an older one; afterwards nobody has the lease."""
+    if fence is None:
+        fence = ledger.find_run(run_id).fence
     with LedgerWriter(ledger, run_id, fence, ttl_s=60, delay_s=0) as writer:
         writer.record(*changes)
 
@@ -165,13 +172,12 @@ class RunsContract:
         assert [s.name for s in ledger.step_runs(RUN)] == ["train", "Train"]
 
     def test_a_run_is_finished_by_its_owner_only(self, ledger):
-        ledger.create_run(a_run())
-        old = ledger.acquire_lease(RUN, "old", ttl_s=60)
+        old = begin(ledger, owner="old")
         new = ledger.acquire_lease(RUN, "new", ttl_s=60, is_owner_dead=True)
         with pytest.raises(RunLostError):
-            ledger.finish_run(RUN, Status.FAILED, ended_at=5.0, fence=old)
+            write(ledger, RunState(RUN, Status.FAILED, ended_at=5.0), fence=old)
         assert ledger.find_run(RUN).status is Status.RUNNING
-        ledger.finish_run(RUN, Status.SUCCEEDED, ended_at=6.0, outputs=["x"], fence=new)
+        write(ledger, RunState(RUN, Status.SUCCEEDED, ended_at=6.0, outputs=["x"]), fence=new)
         run = ledger.find_run(RUN)
         assert (run.status, run.ended_at, run.outputs) == (Status.SUCCEEDED, 6.0, ["x"])
 
@@ -316,7 +322,6 @@ class ArtifactsContract:
         edge = StepInputs(RUN, "train", (StepInput(RUN, "train", "data", 0, a_digest(2)),))
         artifacts = [an_artifact(n) for n in range(1, 6)]
         write(ledger, a_step(), *artifacts, outputs_of("train", 1), edge, an_entry(9, 3))
-        assert ledger.referenced_artifacts() == {a_digest(1), a_digest(2), a_digest(3)}
         assert [a.digest for a in ledger.unreferenced_artifacts(STORE, before=200.0)] == [a_digest(4), a_digest(5)]
         assert ledger.unreferenced_artifacts(STORE, before=102.0) == ()
         everything = [a_digest(n) for n in range(1, 6)]
@@ -383,30 +388,34 @@ class CacheContract:
 
 class LeasesContract:
     def test_each_owner_gets_a_higher_fence(self, ledger):
-        ledger.create_run(a_run())
-        assert ledger.acquire_lease(RUN, "one", ttl_s=0) == 1
+        assert begin(ledger, owner="one", ttl_s=0) == 1
         assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 2
         assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 3
 
     def test_a_living_owner_keeps_its_run(self, ledger):
-        ledger.create_run(a_run())
-        fence = ledger.acquire_lease(RUN, "one", ttl_s=60)
+        fence = begin(ledger, owner="one")
         with pytest.raises(RunLostError, match="'one'"):
             ledger.acquire_lease(RUN, "two", ttl_s=60)
-        ledger.renew_lease(RUN, fence, ttl_s=60)
+        write(ledger, a_step(), fence=fence)
+        assert [s.name for s in ledger.step_runs(RUN)] == ["train"]
 
     def test_the_lease_of_a_finished_run_holds_nobody_up(self, ledger):
-        ledger.create_run(a_run())
-        fence = ledger.acquire_lease(RUN, "one", ttl_s=60)
-        ledger.finish_run(RUN, Status.FAILED, ended_at=1.0, fence=fence)
-        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == fence + 1
+        ledger.create_run(a_run(status=Status.FAILED), owner="one", ttl_s=600)
+        assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 2
 
-    def test_an_outdated_fence_cannot_renew(self, ledger):
-        ledger.create_run(a_run())
-        old = ledger.acquire_lease(RUN, "one", ttl_s=0)
+    def test_an_outdated_fence_neither_renews_nor_ends_the_lease(self, ledger):
+        old = begin(ledger, owner="one", ttl_s=0)
         ledger.acquire_lease(RUN, "two", ttl_s=60)
+        until = ledger.find_run(RUN).lease_until
         with pytest.raises(RunLostError, match="'two'"):
-            ledger.renew_lease(RUN, old, ttl_s=60)
+            write(ledger, a_step(), fence=old)
+        assert ledger.find_run(RUN).lease_until == until
+
+    def test_who_takes_a_run_over_is_not_asked_to_stop(self, ledger):
+        begin(ledger, ttl_s=0)
+        ledger.ask_to_stop(RUN, "ann@host")
+        ledger.acquire_lease(RUN, "two", ttl_s=60)
+        assert ledger.find_run(RUN).stop_asked_by == ""
 
     def test_a_lease_on_no_run_is_not_found(self, ledger):
         with pytest.raises(NotFoundError):
@@ -414,8 +423,8 @@ class LeasesContract:
 
     def test_only_unfinished_runs_expire(self, ledger):
         for run_id, ttl_s in (("expired", -1), ("owned", 60), ("finished", -1)):
-            fence = ledger.create_run(a_run(run_id), owner="one", ttl_s=ttl_s)
-        ledger.finish_run("finished", Status.SUCCEEDED, ended_at=1.0, fence=fence)
+            begin(ledger, run_id, ttl_s=ttl_s)
+        write(ledger, RunState("finished", Status.SUCCEEDED, ended_at=1.0), run_id="finished")
         ledger.create_run(a_run("new"))
         found = {run.run_id: has_ended for run, has_ended in ledger.unfinished_runs()}
         assert found == {"expired": True, "owned": False, "new": False}
@@ -425,7 +434,7 @@ class LeasesContract:
         assert (ledger.find_run(RUN).owner, ledger.find_run(RUN).fence) == ("one", 1)
         with pytest.raises(RunLostError, match=r"'one', whose lease lasts (60|59) s more"):
             ledger.acquire_lease(RUN, "two", ttl_s=60)
-        ledger.renew_lease(RUN, 1, ttl_s=0)
+        write(ledger, a_step(), fence=1)
         assert ledger.acquire_lease(RUN, "two", ttl_s=60) == 2
 
     def test_a_lost_run_fails_with_all_that_was_unfinished(self, ledger):
@@ -434,7 +443,7 @@ class LeasesContract:
         write(ledger, *(a_step(s.value, status=s) for s in states), AttemptRecord(RUN, "running", 1, Status.RUNNING))
         fence = ledger.acquire_lease(RUN, "host:1", ttl_s=60)
         assert not ledger.mark_lost(RUN)
-        ledger.renew_lease(RUN, fence, ttl_s=-1)
+        write(ledger, a_step("last", status=Status.SUCCEEDED), fence=fence)
         assert ledger.mark_lost(RUN)
         run = ledger.find_run(RUN)
         assert (run.status, run.error["kind"]) == (Status.FAILED, "driver lost")
@@ -443,16 +452,16 @@ class LeasesContract:
             "running": Status.FAILED,
             "waiting": Status.SKIPPED,
             "succeeded": Status.SUCCEEDED,
+            "last": Status.SUCCEEDED,
         }
         assert ledger.step_run(RUN, "running").error["kind"] == "driver lost"
         assert ledger.attempts(RUN)[0].status is Status.FAILED
         assert not ledger.mark_lost(RUN)
-        with pytest.raises(RunLostError):
-            ledger.renew_lease(RUN, fence, ttl_s=60)
+        with pytest.raises(RunLostError, match="given up for lost"):
+            write(ledger, a_step("late"), fence=fence)
 
     def test_a_run_of_a_dead_owner_is_lost_at_once(self, ledger):
-        ledger.create_run(a_run())
-        ledger.acquire_lease(RUN, "host:1", ttl_s=600)
+        begin(ledger, owner="host:1")
         assert ledger.mark_lost(RUN, is_owner_dead=True)
 
 
@@ -496,8 +505,7 @@ class ClocksContract:
         assert ledger.claim({"b" * 64: "test"}, store="s", run_id="live").held["b" * 64].run_id == "skewed"
 
     def test_whoever_works_on_a_run_learns_that_it_is_to_stop(self, ledger):
-        ledger.create_run(a_run())
-        fence, told = ledger.acquire_lease(RUN, "me", ttl_s=60), []
+        fence, told = begin(ledger), []
         with LedgerWriter(ledger, RUN, fence, ttl_s=0.6, on_stop=told.append) as writer:
             writer.record(a_step())
             writer.flush()
@@ -511,7 +519,7 @@ class ClocksContract:
             writer.flush()
         assert told == ["ann@host"]
         assert ledger.find_run(RUN).stop_asked_by == "ann@host"
-        ledger.finish_run(RUN, Status.CANCELLED, ended_at=1.0, fence=fence)
+        write(ledger, RunState(RUN, Status.CANCELLED, ended_at=1.0))
         assert not ledger.ask_to_stop(RUN, "cid@host")
         with pytest.raises(NotFoundError):
             ledger.ask_to_stop("none", "ann@host")
@@ -536,16 +544,10 @@ with Ledger(url) as ledger:
 """
 
 
-def live_run(ledger, run_id):
-    """Record a run whose lease lasts, and return its fence."""
-    ledger.create_run(a_run(run_id))
-    return ledger.acquire_lease(run_id, run_id, ttl_s=600)
-
-
 class ClaimsContract:
     def test_a_key_has_one_holder_and_the_others_learn_whom(self, ledger):
-        live_run(ledger, "one")
-        live_run(ledger, "two")
+        begin(ledger, "one")
+        begin(ledger, "two")
         first, second, third = map(a_digest, (1, 2, 3))
         assert ledger.claim({first: "train", second: "test"}, store=STORE, run_id="one").held == {}
         held = ledger.claim({third: "c", second: "b"}, store=STORE, run_id="two").held
@@ -555,37 +557,24 @@ class ClaimsContract:
         }
 
     def test_claims_of_another_store_are_in_nobodys_way(self, ledger):
-        live_run(ledger, "one")
-        live_run(ledger, "two")
+        begin(ledger, "one")
+        begin(ledger, "two")
         assert ledger.claim({a_digest(1): "a"}, store=STORE, run_id="one").held == {}
         assert ledger.claim({a_digest(1): "a"}, store="s3://b", run_id="two").held == {}
 
     def test_thousands_of_keys_are_claimed_at_once(self, ledger):
-        live_run(ledger, "one")
-        live_run(ledger, "two")
+        begin(ledger, "one")
+        begin(ledger, "two")
         keys = {a_digest(n): f"step_{n}" for n in range(1200)}
         assert ledger.claim(dict(list(keys.items())[::2]), store=STORE, run_id="one").held == {}
         held = ledger.claim(keys, store=STORE, run_id="two").held
         assert {claim.name for claim in held.values()} == {f"step_{n}" for n in range(0, 1200, 2)}
         assert ledger.claim({}, store=STORE, run_id="two").held == {}
 
-    def test_a_released_claim_is_free(self, ledger):
-        live_run(ledger, "one")
-        live_run(ledger, "two")
-        keys = {a_digest(n): "a" for n in range(3)}
-        ledger.claim(keys, store=STORE, run_id="one")
-        ledger.release_claims("one", [a_digest(0)])
-        ledger.release_claims("two")
-        ledger.release_claims("one", [])
-        assert set(ledger.claim(keys, store=STORE, run_id="two").held) == {a_digest(1), a_digest(2)}
-        ledger.release_claims("one")
-        assert ledger.claim(keys, store=STORE, run_id="two").held == {}
-
     def test_a_claim_ends_with_the_step_that_is_committed_with_it(self, ledger):
-        ledger.create_run(a_run())
-        live_run(ledger, "two")
+        fence = begin(ledger)
+        begin(ledger, "two")
         ledger.claim({a_digest(1): "train"}, store=STORE, run_id="two")
-        fence = ledger.acquire_lease(RUN, "me", ttl_s=600)
         with LedgerWriter(ledger, RUN, fence, ttl_s=600) as writer:
             ledger.claim({a_digest(9): "train"}, store=STORE, run_id=RUN)
             ends = [ClaimEnd(a_digest(n), STORE, RUN) for n in (9, 1)]
@@ -597,11 +586,11 @@ class ClaimsContract:
             assert ledger.claim({a_digest(1): "train"}, store=STORE, run_id=RUN).held[a_digest(1)].run_id == "two"
 
     def test_the_claims_of_a_run_end_with_it(self, ledger):
-        live_run(ledger, "next")
-        fences = {name: live_run(ledger, name) for name in ("finished", "cancelled", "lost", "deleted")}
+        begin(ledger, "next")
+        fences = {name: begin(ledger, name) for name in ("finished", "cancelled", "lost", "deleted")}
         for number, name in enumerate(fences):
             ledger.claim({a_digest(number): name}, store=STORE, run_id=name)
-        ledger.finish_run("finished", Status.SUCCEEDED, ended_at=1.0, fence=fences["finished"])
+        write(ledger, RunState("finished", Status.SUCCEEDED, ended_at=1.0), run_id="finished")
         with LedgerWriter(ledger, "cancelled", fences["cancelled"]) as writer:
             writer.record(RunState("cancelled", Status.CANCELLED), RunState("cancelled", Status.RUNNING))
         ledger.mark_lost("lost", is_owner_dead=True)
@@ -609,8 +598,8 @@ class ClaimsContract:
         assert ledger.database.read(select(schema.claims)) == []
 
     def test_a_run_that_is_gone_loses_its_claims_to_whoever_asks(self, ledger):
-        live_run(ledger, "heir")
-        live_run(ledger, "rival")
+        begin(ledger, "heir")
+        begin(ledger, "rival")
         ledger.create_run(a_run("finished", status=Status.FAILED), owner="me", ttl_s=600)
         ledger.create_run(a_run("expired"), owner="me", ttl_s=-1)
         ledger.create_run(a_run("unowned"))
@@ -630,7 +619,7 @@ class ClaimsContract:
         ledger.claim({a_digest(n): "a" for n in range(0, 300, 3)}, store="s", run_id="dead")
         rivals = [f"rival-{n}" for n in range(4)]
         for rival in rivals:
-            live_run(ledger, rival)
+            begin(ledger, rival)
         begin_at = str(time.time() + 1.5)
         processes = [
             subprocess.Popen(

@@ -34,8 +34,7 @@ def a_result(position):
 """
 WRITE_200 = """
 with Ledger(url) as ledger:
-    ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0))
-    fence = ledger.acquire_lease(run_id, run_id, ttl_s=60)
+    fence = ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0), owner=run_id, ttl_s=60)
     with LedgerWriter(ledger, run_id, fence, ttl_s=60, delay_s=0) as writer:
         for position in range(200):
             writer.record(*a_result(position))
@@ -45,8 +44,7 @@ with Ledger(url) as ledger:
 """
 WRITE_FOR_EVER = """
 ledger = Ledger(url)
-ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0))
-fence = ledger.acquire_lease(run_id, "me", ttl_s=60)
+fence = ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0), owner="me", ttl_s=60)
 writer = LedgerWriter(ledger, run_id, fence, ttl_s=60, delay_s=0.001)
 print("ready", flush=True)
 for position in range(1_000_000):

@@ -41,7 +41,8 @@ from zenray.errors import (
 )
 from zenray.fingerprint import fingerprint
 from zenray.materializer import registry
-from zenray.metadata.records import RunRecord
+from zenray.metadata.records import RunRecord, RunState
+from zenray.metadata.writer import LedgerWriter
 from zenray.model import Status
 from zenray.runner import owner_name
 from zenray.store import open_store
@@ -739,8 +740,9 @@ def test_a_run_is_lost_when_its_process_is_gone_and_not_before() -> None:
         ledger.create_run(RunRecord(run_id, "lost", Status.RUNNING, started_at=past), owner=owner, ttl_s=ttl_s)
     assert [str(zenray.get_run(r).record.status) for r in owners] == ["running", "failed", "running", "failed"]
     assert {r.run_id for r in zenray.list_runs() if r.record.status == "running"} == {"here", "far"}
-    with pytest.raises(RunLostError, match="'gone' was given up for lost by another process"):
-        ledger.renew_lease("gone", 1, ttl_s=60)
+    lost = pytest.raises(RunLostError, match="'gone' was given up for lost by another process")
+    with lost, LedgerWriter(ledger, "gone", 1, delay_s=0) as writer:
+        writer.record(RunState("gone", Status.SUCCEEDED))
 
 
 def test_unknown_names_say_what_is_known() -> None:

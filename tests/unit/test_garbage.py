@@ -17,6 +17,7 @@ from zenray.metadata.records import (
     ArtifactRecord,
     CacheEntry,
     RunRecord,
+    RunState,
     StepInput,
     StepInputs,
     StepOutput,
@@ -59,8 +60,7 @@ def record(
     """Record a run with one step that gave and took artifacts."""
     at = time.time() - age_s
     ledger = books.ledger
-    ledger.create_run(RunRecord(run_id, "demo", Status.RUNNING, at, stack="test"))
-    fence = ledger.acquire_lease(run_id, "test", ttl_s=60)
+    fence = ledger.create_run(RunRecord(run_id, "demo", Status.RUNNING, at, stack="test"), owner="test", ttl_s=60)
     changes = [
         *(ArtifactRecord(m, books.store.uri, at) for m in made),
         StepRunRecord(run_id, "s", "s", Status.SUCCEEDED, 0, started_at=at, ended_at=at),
@@ -70,10 +70,10 @@ def record(
     if is_cached:
         outputs = tuple((f"o{i}", m.digest) for i, m in enumerate(made))
         changes.append(CacheEntry(f"key-{run_id}", books.store.uri, run_id, "s", outputs, at))
+    if is_finished:
+        changes.append(RunState(run_id, Status.SUCCEEDED, ended_at=at))
     with LedgerWriter(ledger, run_id, fence, ttl_s=60) as writer:
         writer.record(*changes)
-    if is_finished:
-        ledger.finish_run(run_id, Status.SUCCEEDED, ended_at=at, fence=fence)
 
 
 def is_whole(books: Books, manifest: Manifest) -> bool:

@@ -18,6 +18,13 @@ from zenray.metadata.records import CacheEntry, RunRecord, RunState, StepOutput,
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Status
 
+FENCE = 1  # the first owner's
+
+
+def begin(ledger):
+    """Record a run with a short lease, so that it is seen when a writer renews it."""
+    assert ledger.create_run(RunRecord("run", "p", Status.RUNNING, 1.0), owner="me", ttl_s=0.6) == FENCE
+
 
 @pytest.fixture
 def path(tmp_path):
@@ -27,7 +34,7 @@ def path(tmp_path):
 @pytest.fixture
 def ledger(path):
     with Ledger(f"sqlite:///{path}") as opened:
-        opened.create_run(RunRecord("run", "p", Status.RUNNING, 1.0))
+        begin(opened)
         yield opened
 
 
@@ -116,14 +123,14 @@ def test_a_killed_writer_leaves_no_cache_entry_without_what_it_names(path):
 
 
 def test_what_was_recorded_is_there_after_flush(ledger):
-    with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=60) as writer:
+    with LedgerWriter(ledger, "run", FENCE, delay_s=60) as writer:
         writer.record(a_step())
         writer.flush(timeout_s=30)
         assert names(ledger) == ["train"]
 
 
 def test_what_was_recorded_is_there_after_close_and_the_last_state_wins(ledger):
-    with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=60) as writer:
+    with LedgerWriter(ledger, "run", FENCE, delay_s=60) as writer:
         for status in (Status.WAITING, Status.RUNNING, Status.SUCCEEDED):
             writer.record(a_step(status=status))
         writer.record(RunState("run", Status.SUCCEEDED, ended_at=2.0))
@@ -132,7 +139,7 @@ def test_what_was_recorded_is_there_after_close_and_the_last_state_wins(ledger):
 
 
 def test_records_are_committed_without_a_flush(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60))
+    writer = LedgerWriter(ledger, "run", FENCE)
     writer.record(a_step())
     give_up_at = time.monotonic() + 30
     while not names(ledger) and time.monotonic() < give_up_at:
@@ -155,7 +162,7 @@ def test_what_waits_for_a_commit_is_called_after_it_in_order_or_at_once_where_no
 
 
 def test_a_closed_writer_takes_nothing_more(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60))
+    writer = LedgerWriter(ledger, "run", FENCE)
     writer.close()
     writer.close()
     with pytest.raises(MetadataError, match="closed"):
@@ -163,13 +170,13 @@ def test_a_closed_writer_takes_nothing_more(ledger):
 
 
 def test_a_closed_writer_holds_no_lease(ledger):
-    LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=600), ttl_s=600).close()
+    LedgerWriter(ledger, "run", FENCE, ttl_s=600).close()
     assert [has_ended for _, has_ended in ledger.unfinished_runs()] == [True]
     assert ledger.acquire_lease("run", "you", ttl_s=60) == 2
 
 
 def test_an_idle_writer_renews_its_lease(ledger):
-    with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=0.6), ttl_s=0.6):
+    with LedgerWriter(ledger, "run", FENCE, ttl_s=0.6):
         first = ledger.find_run("run").lease_until
         give_up_at = time.monotonic() + 30
         while ledger.find_run("run").lease_until < first + 1.0 and time.monotonic() < give_up_at:
@@ -184,9 +191,8 @@ def test_what_comes_before_a_commit_may_take_longer_than_the_lease(ledger):
         seen.extend(m.digest for m in manifests)
         assert may_go_on.wait(30)
 
-    fence = ledger.acquire_lease("run", "me", ttl_s=0.6)
     first = ledger.find_run("run").lease_until
-    with LedgerWriter(ledger, "run", fence, ttl_s=0.6, before_commit=prepare) as writer:
+    with LedgerWriter(ledger, "run", FENCE, ttl_s=0.6, before_commit=prepare) as writer:
         writer.record(a_step(), an_artifact(1), an_artifact(2), an_artifact(1))
         give_up_at = time.monotonic() + 30
         while ledger.find_run("run").lease_until < first + 1.2 and time.monotonic() < give_up_at:
@@ -202,8 +208,7 @@ def test_an_artifact_is_not_committed_where_what_comes_before_fails(ledger):
     def refuse(manifests):
         raise StoreError("the disk is full")
 
-    fence = ledger.acquire_lease("run", "me", ttl_s=60)
-    writer = LedgerWriter(ledger, "run", fence, before_commit=refuse)
+    writer = LedgerWriter(ledger, "run", FENCE, before_commit=refuse)
     writer.record(a_step("before"))
     writer.flush()
     writer.record(a_step("after"), an_artifact(1))
@@ -215,8 +220,7 @@ def test_an_artifact_is_not_committed_where_what_comes_before_fails(ledger):
 
 
 def test_an_older_owner_writes_nothing_more_and_learns_it(ledger):
-    old_fence = ledger.acquire_lease("run", "old", ttl_s=60)
-    old = LedgerWriter(ledger, "run", old_fence)
+    old = LedgerWriter(ledger, "run", FENCE)
     old.record(a_step("before"))
     old.flush()
     with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "new", ttl_s=60, is_owner_dead=True)) as new:
@@ -235,7 +239,7 @@ def test_an_older_owner_writes_nothing_more_and_learns_it(ledger):
 
 
 def test_an_idle_owner_of_a_lost_run_learns_it(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=0.3), ttl_s=0.3)
+    writer = LedgerWriter(ledger, "run", FENCE, ttl_s=0.3)
     assert ledger.mark_lost("run", is_owner_dead=True)
     give_up_at = time.monotonic() + 30
     with pytest.raises(RunLostError):  # noqa: PT012 - it comes from the background
@@ -248,7 +252,7 @@ def test_an_idle_owner_of_a_lost_run_learns_it(ledger):
 
 
 def test_a_deleted_run_stops_its_writer(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60))
+    writer = LedgerWriter(ledger, "run", FENCE)
     ledger.delete_run("run")
     with pytest.raises(RunLostError, match="deleted"):  # noqa: PT012 - the first renewal may find it out before
         writer.record(a_step())
@@ -259,8 +263,8 @@ def test_a_deleted_run_stops_its_writer(ledger):
 
 def test_a_database_that_is_locked_for_a_while_is_waited_for(path):
     with Ledger(f"sqlite:///{path}", busy_timeout_s=0.05) as ledger:
-        ledger.create_run(RunRecord("run", "p", Status.RUNNING, 1.0))
-        with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0) as writer:
+        begin(ledger)
+        with LedgerWriter(ledger, "run", FENCE, delay_s=0) as writer:
             writer.flush()
             holder = locked(path)
             writer.record(a_step())
@@ -273,8 +277,8 @@ def test_a_database_that_is_locked_for_a_while_is_waited_for(path):
 
 def test_a_database_that_stays_locked_is_reported(path):
     with Ledger(f"sqlite:///{path}", busy_timeout_s=0.05, retry_s=0.3) as ledger:
-        ledger.create_run(RunRecord("run", "p", Status.RUNNING, 1.0))
-        writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
+        begin(ledger)
+        writer = LedgerWriter(ledger, "run", FENCE, delay_s=0)
         writer.flush()
         holder = locked(path)
         with pytest.raises(MetadataError, match="SQLITE_BUSY"):  # noqa: PT012 - the first renewal may find it out before
@@ -287,7 +291,7 @@ def test_a_database_that_stays_locked_is_reported(path):
 
 def test_a_file_damaged_under_a_writer_is_reported(ledger, path):
     ledger.database.server.retry_s = 0.2
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
+    writer = LedgerWriter(ledger, "run", FENCE, delay_s=0)
     writer.flush()
     ledger.close()
     for suffix in ("-wal", "-shm"):
@@ -304,8 +308,8 @@ def test_a_file_system_without_room_is_reported(path):
     code = """
 import resource, signal
 ledger = Ledger(url, retry_s=0.2)
-ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0))
-writer = LedgerWriter(ledger, run_id, ledger.acquire_lease(run_id, "me", ttl_s=60), delay_s=0)
+fence = ledger.create_run(RunRecord(run_id, "p", Status.RUNNING, 1.0), owner="me", ttl_s=60)
+writer = LedgerWriter(ledger, run_id, fence, delay_s=0)
 writer.flush()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -325,7 +329,7 @@ except Exception as exc:
 
 
 def test_a_record_that_the_tables_refuse_is_reported(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
+    writer = LedgerWriter(ledger, "run", FENCE, delay_s=0)
     orphan = StepOutputs("run", "nobody", (StepOutput("run", "nobody", "output", 0, "digest"),))
     writer.record(a_step(), orphan)
     with pytest.raises(MetadataError, match="FOREIGN KEY"):
@@ -336,7 +340,7 @@ def test_a_record_that_the_tables_refuse_is_reported(ledger):
 
 
 def test_a_value_that_is_no_record_is_reported(ledger):
-    writer = LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60), delay_s=0)
+    writer = LedgerWriter(ledger, "run", FENCE, delay_s=0)
     writer.record(StepRunRecord("run", "train", "train", "running", position=0))  # a text in place of a Status
     with pytest.raises(MetadataError, match="could not be written"):
         writer.flush()
@@ -345,7 +349,7 @@ def test_a_value_that_is_no_record_is_reported(ledger):
 
 
 def test_many_records_are_written_in_bounded_batches(ledger):
-    with LedgerWriter(ledger, "run", ledger.acquire_lease("run", "me", ttl_s=60)) as writer:
+    with LedgerWriter(ledger, "run", FENCE) as writer:
         for number in range(5000):
             writer.record(a_step(f"train_{number}"))
     assert len(ledger.step_runs("run")) == 5000

@@ -7,11 +7,11 @@ next takes the claim over. So a claim needs no renewal, and a dead process holds
 """
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, delete, or_, select, update
+from sqlalchemy import BindParameter, Connection, bindparam, or_, select, update
 
 from zenray.errors import MetadataError
 from zenray.metadata.clock import now_s
@@ -55,16 +55,6 @@ def claim(database: Database, keys: Mapping[str, str], *, store: str, run_id: st
         held.update(found.held)
         recorded.update(found.recorded)
     return Claims(held, frozenset(recorded))
-
-
-def release(database: Database, run_id: str, keys: Collection[str] | None = None) -> None:
-    """Let a run's claims go, all or those of some keys; see ``Ledger.release_claims``."""
-    of_run = delete(claims).where(claims.c.run_id == run_id)
-    if keys is None:
-        database.write(lambda connection: connection.execute(of_run))
-    elif keys:
-        of_key = of_run.where(claims.c.key == bindparam("_key"))
-        database.write(lambda connection: connection.execute(of_key, [{"_key": key} for key in sorted(keys)]))
 
 
 def _claim(database: Database, keys: Mapping[str, str], store: str, run_id: str, connection: Connection) -> Claims:

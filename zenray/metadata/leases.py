@@ -35,7 +35,7 @@ def acquire(database: Database, run_id: str, owner: str, *, ttl_s: float, is_own
                 "wait for it to end"
             )
         fence = int(row.fence) + 1
-        taken = {"fence": fence, "owner": owner, "lease_until": now_s() + ttl_s}
+        taken = {"fence": fence, "owner": owner, "lease_until": now_s() + ttl_s, "stop_asked_by": ""}
         connection.execute(update(runs).where(runs.c.run_id == run_id).values(taken))
         return fence
 

@@ -18,7 +18,6 @@ from sqlalchemy import (
     func,
     or_,
     select,
-    union,
 )
 
 from zenray.errors import MetadataError, NotFoundError, suggest
@@ -32,7 +31,6 @@ from zenray.metadata.records import (
     Claims,
     PipelineRecord,
     RunRecord,
-    RunState,
     StepInput,
     StepOutput,
     StepRunRecord,
@@ -51,7 +49,6 @@ from zenray.model import Json, Manifest, Status
 
 _CHUNK = 500  # values in one IN (...): every database takes as many
 _ARTIFACT = select(artifacts.c.digest, artifacts.c.manifest, artifacts.c.store, artifacts.c.created_at)
-_REFERENCED = union(select(step_outputs.c.digest), select(step_inputs.c.digest))
 _KEYS: BindParameter[str] = bindparam("keys", expanding=True)
 _ENTRIES = select(cache_entries).where(cache_entries.c.key.in_(_KEYS), cache_entries.c.store == bindparam("store"))
 _MANIFESTS = _ARTIFACT.where(artifacts.c.digest.in_(_KEYS), artifacts.c.store == bindparam("store"))
@@ -101,26 +98,6 @@ class Ledger:
         self.database.write(create)
         return 1 if owner else run.fence
 
-    def finish_run(
-        self,
-        run_id: str,
-        status: Status,
-        *,
-        ended_at: float,
-        error: Mapping[str, Json] | None = None,
-        outputs: Json = None,
-        fence: int,
-    ) -> None:
-        """Set how a run ended; RunLostError where ``fence`` is not the run's any more."""
-        batch = rows.Batch()
-        batch.add(RunState(run_id, status, ended_at=ended_at, error=error, outputs=outputs))
-
-        def finish(connection: Connection) -> None:
-            leases.check(connection, run_id, fence)
-            rows.BatchWriter(self.database, connection.dialect).write(connection, batch)
-
-        self.database.write(finish)
-
     def find_run(self, run_id: str) -> RunRecord:
         """Return a run by its id or the beginning of it; NotFoundError where that is no run, or several."""
         found = self.database.read(select(runs).where(runs.c.run_id == run_id))
@@ -168,18 +145,9 @@ class Ledger:
         """Become the owner of a run and return the fence that its writes must carry.
 
         RunLostError where another owner's lease lasts, unless the caller knows that this owner is dead.
-        Whoever owned the run before can write nothing more.
+        Whoever owned the run before can write nothing more, and whom it was asked to stop for is forgotten.
         """
         return leases.acquire(self.database, run_id, owner, ttl_s=ttl_s, is_owner_dead=is_owner_dead)
-
-    def renew_lease(self, run_id: str, fence: int, *, ttl_s: float) -> None:
-        """Let the lease last ``ttl_s`` from now; RunLostError where ``fence`` is not the run's any more."""
-
-        def renew(connection: Connection) -> None:
-            leases.check(connection, run_id, fence)
-            leases.renew(connection, run_id, ttl_s=ttl_s)
-
-        self.database.write(renew)
 
     def unfinished_runs(self) -> tuple[tuple[RunRecord, bool], ...]:
         """Return the unfinished runs, oldest first, each with whether its lease has ended."""
@@ -218,14 +186,10 @@ class Ledger:
 
         A key that nobody else holds is ours, also where it was before; of these, those with a cache entry are named
         too: whoever held the key before may have committed it after it was looked up. A claim ends with a
-        ``ClaimEnd`` that the run's writer commits, with ``release_claims``, and with its run; that of a run which is
+        ``ClaimEnd`` that the run's writer commits, and with its run; that of a run which is
         finished, deleted or has lost its lease is taken over. One transaction for each 500 keys.
         """
         return claims.claim(self.database, keys, store=store, run_id=run_id)
-
-    def release_claims(self, run_id: str, keys: Collection[str] | None = None) -> None:
-        """Let a run's claims go, in all stores: all of them, or those of the given keys. Idempotent."""
-        claims.release(self.database, run_id, keys)
 
     # --- step runs ---
 
@@ -419,11 +383,6 @@ class Ledger:
         return self.database.write(forget)
 
     # --- what may be deleted ---
-
-    def referenced_artifacts(self) -> set[str]:
-        """Return the digests of all artifacts that a step run or a cache entry refers to."""
-        found = {row.digest for row in self.database.read(_REFERENCED)}
-        return found | _of_entries(self.database.read(select(cache_entries.c.outputs)))
 
     def unreferenced_artifacts(self, store: str, *, before: float) -> tuple[ArtifactRecord, ...]:
         """Return a store's artifacts that nothing refers to and that are older than a time, oldest first."""
