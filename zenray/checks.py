@@ -70,6 +70,11 @@ def _require(stack: Stack, component: str) -> None:
         integrations.require(name, for_what=f"{component!r}")
 
 
+def _is_shared(stack: Stack) -> bool:
+    """Say whether runs take place on a cluster elsewhere; in its job a reference may have led to a local place."""
+    return stack.orchestrator == THIS_CLUSTER or is_elsewhere(stack.orchestrator)
+
+
 def _check_orchestrator(stack: Stack) -> None:
     if is_elsewhere(stack.orchestrator):
         Head(stack.orchestrator, stack.orchestrator_options)
@@ -95,7 +100,7 @@ def _open_orchestrator(stack: Stack) -> str:
 
 def _check_artifact_store(stack: Stack) -> None:
     _require(stack, "artifact_store")
-    if is_elsewhere(stack.orchestrator):
+    if _is_shared(stack):
         refuse_local_store(stack)
     open_store(stack.artifact_store, stack.artifact_store_options)
     if stack.artifact_store.startswith("memory://") and stack.orchestrator != "inline":
@@ -121,7 +126,7 @@ def _open_artifact_store(stack: Stack) -> str:
 
 def _check_metadata_store(stack: Stack) -> None:
     _require(stack, "metadata_store")
-    if is_elsewhere(stack.orchestrator):
+    if _is_shared(stack):
         refuse_local_ledger(stack)
     Ledger(stack.metadata_store, **stack.metadata_store_options).database.check_driver()
 

@@ -7,13 +7,14 @@ Ray's own client is not used: it waits without an end, and RAY_ADDRESS overrides
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zenray.errors import ClusterError, ConfigError, suggest
-from zenray.masking import masked_url
+from zenray.masking import MUST_BE_QUOTED, masked_url, secrets_of, split_login, without
 from zenray.settings import IGNORE_FILE
 
 OLDEST_RAY = (2, 60)
@@ -36,6 +37,10 @@ _OPTIONS: Mapping[str, tuple[Any, str]] = {
 }
 
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+
+
 class NoAnswerError(ClusterError):
     """Raised when the cluster cannot be reached just now."""
 
@@ -53,7 +58,12 @@ class Head:
         self.url = masked_url(url).rstrip("/")
         self.options = options
         self._url = url.rstrip("/")
-        self._headers = {**_token_header(options.get("token")), **options.get("headers", {})}
+        token = _token(options.get("token"))
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers |= {name: str(value) for name, value in options.get("headers", {}).items()}
+        self._secrets = {token, *secrets_of(url), *secrets_of(options)}
+        if MUST_BE_QUOTED & set(split_login(url)[2]):
+            raise self._no_url()
 
     def check(self) -> str:
         """Return the cluster's version of Ray; ConfigError for a wrong token, ClusterError where no Ray answers."""
@@ -117,14 +127,16 @@ class Head:
                 allow_redirects=False,  # the token is for this address alone
                 **given,
             )
-        except (requests.exceptions.SSLError, requests.exceptions.InvalidURL, OSError) as exc:
-            if isinstance(exc, requests.exceptions.SSLError):
-                raise ClusterError(
-                    f"{self.url!r} has no certificate that is trusted here: {_reason(exc)}; correct the address, or "
-                    "name the authority's file as the orchestrator's option 'verify'"
-                ) from exc
+        except requests.exceptions.InvalidURL:
+            raise self._no_url() from None  # its words may have half of a password
+        except requests.exceptions.SSLError as exc:
+            raise ClusterError(
+                f"{self.url!r} has no certificate that is trusted here: {self._reason(exc)}; correct the address, or "
+                "name the authority's file as the orchestrator's option 'verify'"
+            ) from exc
+        except OSError as exc:
             raise NoAnswerError(
-                f"nobody answers at {self.url!r}: {_reason(exc)}; is the cluster up, and this the address of its "
+                f"nobody answers at {self.url!r}: {self._reason(exc)}; is the cluster up, and this the address of its "
                 "dashboard (port 8265, unless chosen otherwise)?"
             ) from exc
         if answer.status_code != 200 and answer.status_code not in accepted:
@@ -136,7 +148,7 @@ class Head:
         return request
 
     def _refusal(self, answer: Any) -> ClusterError | ConfigError:
-        code, text = answer.status_code, (str(answer.text).strip().splitlines() or [""])[-1][-500:]
+        code, text = answer.status_code, (self._without_secrets(answer.text).strip().splitlines() or [""])[-1][-500:]
         is_rays = "authentication token" in text
         if code == 401 and is_rays:
             return ConfigError(
@@ -156,6 +168,21 @@ class Head:
             return self._no_ray(f"it answers with {code}")
         return ClusterError(f"the cluster at {self.url!r} refuses ({code}): {text}; see the logs of its dashboard")
 
+    def _reason(self, exc: BaseException) -> str:
+        """Return what was at the root of an error of `requests`, which wraps that of urllib3, which the system's."""
+        while exc.__context__ is not None:
+            exc = exc.__context__
+        return self._without_secrets(getattr(exc, "strerror", None) or exc) or type(exc).__name__
+
+    def _without_secrets(self, text: object) -> str:
+        return without(str(text), self._secrets)
+
+    def _no_url(self) -> ConfigError:
+        return ConfigError(
+            f"the orchestrator's URL {self.url!r} cannot be used: write it as 'http://HOST:PORT', and what stands for "
+            "'/', '?', '#', '@' or a space in a password, or for '@' in a path, as %2F, %3F, %23, %40 or %20"
+        )
+
     def _no_ray(self, what: str) -> ClusterError:
         return ClusterError(
             f"{self.url!r} is not the dashboard of a Ray cluster: {what}; correct the orchestrator's 'url' (Ray's "
@@ -170,8 +197,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
         kind, example = _OPTIONS[name]
         if not isinstance(value, kind):
             raise ConfigError(f"'orchestrator.{name}' must be as in {{{name}: {example}}}")
+    for name, value in options.get("headers", {}).items():
+        is_value = isinstance(value, str | int) and _HEADER_VALUE.fullmatch(str(value))
+        if not is_value or not _HEADER_NAME.fullmatch(name):
+            raise ConfigError(
+                f"'orchestrator.headers.{name}' cannot be sent: a header has a name without spaces, and one line of "
+                "text in Latin letters; correct what stands there, or what its reference leads to"
+            )
     environment = options.get("runtime_env", {})
-    if any("://" not in str(module) for module in environment.get("py_modules", ())):
+    modules = environment.get("py_modules") or []
+    if not isinstance(modules, list) or any("://" not in str(module) for module in modules):
         raise ConfigError(
             "'orchestrator.runtime_env.py_modules' must be URLs such as 's3://bucket/package.zip': a folder goes along "
             "as a part of the repository"
@@ -184,18 +219,17 @@ def _check_options(options: Mapping[str, Any]) -> None:
             )
 
 
-def _token_header(token: str | None) -> dict[str, str]:
-    """Return the header with the token: the stack's, else the one that Ray's own tools would find."""
+def _token(token: str | None) -> str:
+    """Return the stack's token, else the one that Ray's own tools would find, or nothing."""
     token = token or os.environ.get("RAY_AUTH_TOKEN")
     if not token:
         path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
         with suppress(OSError, UnicodeDecodeError):
-            token = path.read_text(encoding="utf-8").strip()
-    return {"Authorization": f"Bearer {token.strip()}"} if token else {}
-
-
-def _reason(exc: BaseException) -> str:
-    """Return what was at the root of an error of `requests`, which wraps that of urllib3, which wraps the system's."""
-    while exc.__context__ is not None:
-        exc = exc.__context__
-    return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
+            token = path.read_text(encoding="utf-8")
+    token = (token or "").strip()
+    if not _HEADER_VALUE.fullmatch(token):
+        raise ConfigError(
+            "the token for the cluster cannot be sent: it is more than one line, or has other than Latin letters; "
+            "correct what the orchestrator's 'token', RAY_AUTH_TOKEN or ~/.ray/auth_token says"
+        )
+    return token

@@ -24,11 +24,13 @@ from zenray.errors import ClusterError, ConfigError, DefinitionError, RunCancell
 from zenray.head import RAYS_OWN, Head, NoAnswerError
 from zenray.masking import masked_url
 from zenray.model import Json
+from zenray.profile import called
 from zenray.settings import IGNORE_FILE, current_folder, find_repository, home
 from zenray.stack import THIS_CLUSTER, Stack, StackFile, with_components
 
 PATIENCE_S = 120.0  # without an answer, before a job is followed no more
 POLL_S, LONGEST_POLL_S = 0.5, 10.0
+LAST_WORDS_S = 10.0  # for what a job printed last, once it has ended
 USUAL_START_S = 10.0  # after that it is said what a job waits for
 PENDING_STOP_S = 5.0  # Ray stops no job before it has begun
 STOP_S = 30  # what a run has to close its records before Ray kills it; by itself Ray gives it 3 s
@@ -133,6 +135,7 @@ class _Follower:
         self._start = f"Running entrypoint for job {job.run_id}: "
         self._printed = 0
         self._began_at = self._heard_at = time.monotonic()
+        self._info: dict[str, Any] = {"status": "PENDING"}
         self._is_away = False
         self._is_pending = True
         self._waits_for = ""
@@ -146,11 +149,10 @@ class _Follower:
             self._is_announced = True
             self.say(f"run {self._job.run_id} is submitted to {self._job.head.url}")
         try:
-            info = self._job.head.job(self._job.run_id)
+            info = self._info = self._job.head.job(self._job.run_id)
             self._print(info)
         except NoAnswerError as exc:
-            self._silence(exc)
-            return None
+            return self._silence(exc)
         self._heard_at = time.monotonic()
         if self._is_away:
             self.say("connected again")
@@ -182,14 +184,26 @@ class _Follower:
         self._out.flush()
         self._printed = max(self._printed, len(text))
 
-    def _silence(self, exc: NoAnswerError) -> None:
-        if time.monotonic() - self._heard_at > PATIENCE_S:
+    def _silence(self, exc: NoAnswerError) -> dict[str, Any] | None:
+        """Bear that there is no answer for a while; what is known of a job that has ended is enough after seconds."""
+        silent_s = time.monotonic() - self._heard_at
+        run_id, stack = self._job.run_id, self._job.stack
+        has_ended = self._info["status"] in _ENDED
+        if has_ended and silent_s > LAST_WORDS_S:
+            self.say(
+                f"what the job printed last cannot be read: {exc} `zenray run show {run_id} --stack {stack}` has what "
+                "is recorded"
+            )
+            return self._info
+        if silent_s > PATIENCE_S:
             raise ClusterError(
-                f"{exc} The run may be going on there: `zenray run show {self._job.run_id} --stack {self._job.stack}`"
+                f"{exc} The run may be going on there: `zenray run show {run_id} --stack {stack}`"
             ) from exc
         if not self._is_away:
-            self.say(f"the connection to {self._job.head.url} is lost, trying again; the run goes on there")
+            rest = "the run has ended there" if has_ended else "the run goes on there"
+            self.say(f"the connection to {self._job.head.url} is lost, trying again; {rest}")
         self._is_away = True
+        return None
 
 
 def submit(file: StackFile, call: Call, order: Order) -> Job:
@@ -218,14 +232,29 @@ def submit(file: StackFile, call: Call, order: Order) -> Job:
     environment["py_modules"] = [own, *environment.get("py_modules", ())]
     request = {name: options[name] for name in RAYS_OWN if name in options}
     request |= {"submission_id": order.run_id, "entrypoint": command, "runtime_env": environment}
+    job = Job(head, order.run_id, called(file.path))
+    _start(job, request)
+    return job
+
+
+def _start(job: Job, request: Mapping[str, Any]) -> None:
+    """Start a job; that it was not, is only said where the cluster does not have it."""
     try:
-        head.start(request)
+        job.head.start(request)
     except KeyboardInterrupt:
         with suppress(ClusterError):
-            head.stop(order.run_id)
+            job.head.stop(job.run_id)
         raise
-    is_named = file.root is None or file.path.parent == file.root / "stacks"
-    return Job(head, order.run_id, file.name if is_named else str(file.path))
+    except ClusterError as exc:
+        try:
+            job.head.job(job.run_id)  # then it was the answer that was lost
+        except ClusterError as missing:
+            if not isinstance(exc, NoAnswerError):
+                raise exc from None
+            raise ClusterError(
+                f"{exc} Run {job.run_id} may have been started all the same: look with `ray job status {job.run_id} "
+                f"--address {job.head.url}` or `zenray run show {job.run_id} --stack {job.stack}` before you run again"
+            ) from missing
 
 
 def refuse_local_ledger(stack: Stack) -> None:
@@ -286,7 +315,8 @@ def _stack_text(file: StackFile) -> str:
         place = sent.literal_secrets()[0]
         raise sent.error(
             f"{place!r} is written out, and everybody who may see the cluster's jobs could read it: write it as "
-            "${env:NAME}, and name the variable in the orchestrator's 'env', or set it on the cluster",
+            "${env:NAME}, and set that variable on the cluster; the orchestrator's 'env' would forward yours, but what "
+            "it forwards is seen by the same people",
             place,
         )
     return text

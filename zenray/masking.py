@@ -25,6 +25,8 @@ _PARAMETER, _PARAMETER_IN_TEXT = (
 _CONNECTION = re.compile(rf"(?:^|;)[^=;]*{_WORDS}[^=;]*=([^;]+)", re.I)
 # A password may hold '/' and '@': the last '@' ends it. A user may be a reference, with a ':' of its own.
 _PASSWORD = re.compile(r"(://(?>(?:\$\{[^}]*\}|[^/:])*)):(.+)@", re.S)
+_USER = re.compile(r"(://[^/?#]*)()@")
+MUST_BE_QUOTED = frozenset("/?#")  # in a password: a URL's host would end there for whoever reads it by the rules
 _TOKEN = re.compile(r"(https?://)((?:\$\{[^}]*\}|[^/:@])+)@")
 _LOGIN_IN_TEXT = re.compile(r"://\S+@")
 _SHORT = 4  # below, a secret is taken out only as a word of its own: others would lose their letters, and tell them
@@ -60,6 +62,18 @@ def masked_url(url: str) -> str:
 def masked_text(text: str) -> str:
     """Return a text without the logins, and the secret parameters, of URLs in it."""
     return _PARAMETER_IN_TEXT.sub(rf"\1{MASK}", _LOGIN_IN_TEXT.sub(f"://{MASK}@", text))
+
+
+def split_login(url: str) -> tuple[str, str, str]:
+    """Return a URL without its login, and user and password as they stand there; empty is what is missing.
+
+    The last '@' ends a password, whatever it holds, as in ``masked_url``. See ``MUST_BE_QUOTED``.
+    """
+    found = _PASSWORD.search(url) or _USER.search(url)
+    if found is None:
+        return url, "", ""
+    user = found[1].removeprefix("://").removesuffix(":")
+    return f"{url[: found.start()]}://{url[found.end() :]}", user, found[2]
 
 
 def secrets_of(value: Json) -> frozenset[str]:

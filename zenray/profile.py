@@ -247,6 +247,17 @@ def _base(owner: str, path: Path) -> Path | None:
     return None if owner else folder.parent if folder.name == "stacks" else folder
 
 
+def of_file(path: Path) -> StackFile:
+    """Read the file that a stack was resolved from."""
+    owner = path.parent.name if path.parent.parent == _root() else ""
+    return file_of(Entry(path.stem, owner, path))
+
+
+def called(path: Path) -> str:
+    """Return by what ``find`` finds the stack of a file: its name where that leads there, else the path."""
+    return path.stem if any(entry.path == path for entry in entries()) else str(path)
+
+
 def active_stack(name: str | None = None) -> Stack:
     """Return the stack of that name, else the active one: see ``zenray.settings.active_stack_name``."""
     return load(find(name or active_stack_name()))

@@ -157,7 +157,7 @@ class StackFile:
             raise self.error(str(exc), f"{name}.retry_s") from None
 
     def _checked_orchestrator(self, value: str) -> str:
-        if value in (*BUILT_IN, THIS_CLUSTER) or re.match(r"[A-Za-z][\w+.-]*://", value):
+        if value in (*BUILT_IN, THIS_CLUSTER) or re.match(r"[A-Za-z][\w+.-]*://", value) or self._is_open(value):
             return value
         raise self.error(
             "'orchestrator' must be 'local', 'inline', or the URL of a Ray cluster, such as 'http://head:8265', or of "
@@ -171,6 +171,8 @@ class StackFile:
         if not colon:
             if value.startswith(("/", "~", "./", "../", ".zenray/")) and name == "artifact_store":
                 return self._absolute(name, value)
+            if self._is_open(value):
+                return value
             example = "'s3://bucket/prefix'" if name == "artifact_store" else "'sqlite:////path/ledger.db'"
             raise self.error(f"{name!r} must be a URL such as {example}, got {self._written(name)!r}", name)
         if scheme.startswith("sqlite") and rest.startswith("/") and not rest.startswith("//") and rest != "/":
@@ -181,9 +183,15 @@ class StackFile:
         path = Path(value).expanduser()
         if path.is_absolute():
             return str(path)
+        if self.root is None and self._is_open(value):
+            return value
         if self.root is None:
             raise self.error(f"{name!r} must be absolute in a profile, got {self._written(name)!r}", name)
         return str(self.root / path)
+
+    def _is_open(self, value: str) -> bool:
+        """Say whether a text that is only shown has a reference, and so any form once that is replaced."""
+        return self.is_shown and _REFERENCE.search(value) is not None
 
     def _written(self, name: str) -> Json:
         """Return a component for a message, as it stands in the file."""
@@ -234,7 +242,10 @@ class StackFile:
             if value is None:
                 advice = f"export {name}=..."
                 if self.components.get("orchestrator") == THIS_CLUSTER:
-                    advice = f"name it in the orchestrator's 'env: [{name}]', or set it on the cluster"
+                    advice = (
+                        f"set it on the cluster, or name it in the orchestrator's 'env: [{name}]', with which "
+                        "everybody who sees the cluster's jobs sees its value"
+                    )
                 raise self.error(f"{place!r} refers to the variable {name!r}, which is not set: {advice}", place)
         elif kind == "file" and colon:
             try:

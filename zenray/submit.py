@@ -19,10 +19,10 @@ from zenray.jobs import Call, Job, Order, submit
 from zenray.materializer import main_module_name, register_repository
 from zenray.model import Json
 from zenray.pipeline import Pipeline
-from zenray.profile import active_stack
+from zenray.profile import active_stack, of_file
 from zenray.runner import RunObserver, RunRequest, git_revision, new_run_id, run, user_name
 from zenray.settings import find_repository
-from zenray.stack import Stack, StackFile, read
+from zenray.stack import Stack, StackFile
 from zenray.views import Books, Run
 
 
@@ -92,7 +92,7 @@ def submit_elsewhere(
 def _run_elsewhere(pipeline: Pipeline[Any], parameters: Mapping[str, Any], stack: Stack, *, use_cache: bool) -> Run:
     given = _as_json(pipeline, parameters)
     call = Call(_file_of(pipeline), pipeline.name, use_cache=use_cache)
-    job = submit_elsewhere(read(Path(stack.source)), call, parameters=given)
+    job = submit_elsewhere(of_file(Path(stack.source)), call, parameters=given)
     code = job.follow()
     books = Books(stack)
     if not code:

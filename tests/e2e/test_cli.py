@@ -644,6 +644,19 @@ def test_materializer_list_says_which_are_pickles(zenray):
     assert "PICKLE" in zenray("materializer", "list").stdout.splitlines()[0]
 
 
+def test_components_that_are_references_are_followed_by_a_run_and_shown_as_they_stand(zenray):
+    zenray("init")
+    zenray.write("stacks/mine.yaml", "orchestrator: ${env:HEAD}\nartifact_store: {url: '${env:STORE}'}\n")
+    places = {"HEAD": "inline", "STORE": str(zenray.folder / "data")}
+    zenray("submit", "flow.py:flow", "--stack", "mine", **places)
+    assert (zenray.folder / "data" / "objects").is_dir()
+    found = next(s for s in zenray.json("stack", "list") if s["name"] == "mine")
+    assert (found["orchestrator"], found["artifact_store"]) == ("${env:HEAD}", "${env:STORE}")
+    refused = zenray("submit", "flow.py:flow", "--stack", "mine", code=2, **{**places, "HEAD": "http://127.0.0.1:1"})
+    assert "'metadata_store' 'sqlite:" in refused.stderr
+    assert "is a file of this machine" in refused.stderr
+
+
 def test_stack_list_marks_the_active_one_and_survives_a_broken_file(zenray):
     zenray.write(".zenrayignore", "")
     (zenray.folder / "stacks").mkdir()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers.databases import PASSWORD, USER, PostgreSQL
 from tests.servers.object_stores import KEY, SECRET, ObjectStore
-from tests.servers.proxy import fault_proxy
+from tests.servers.proxy import FaultProxy, fault_proxy
 from tests.servers.ray_heads import TOKEN, Head, ray_head
 
 FLOW = """
@@ -242,21 +242,50 @@ def test_a_job_that_never_begins_is_left_to_the_cluster_at_ctrl_c(project: Proje
     file.unlink()
 
 
-def test_a_connection_that_is_lost_is_tried_again_while_the_run_goes_on(project: Project, head: Head) -> None:
+@pytest.fixture
+def far(project: Project, head: Head) -> Iterator[FaultProxy]:
+    """A proxy before the cluster, which the stack ``far`` leads through."""
     stacks = project.folder / "stacks"
     with fault_proxy(int(head.url.rpartition(":")[2])) as proxy:
         text = (stacks / "prod.yaml").read_text().replace(head.url, f"http://127.0.0.1:{proxy.port}")
         (stacks / "far.yaml").write_text(text)
-        words = ("flow.py:sleeping", "--stack", "far", "-p", "seconds=8")
-        client = project.start("-m", "zenray", "submit", *words)
-        told(client, "slow  running")
-        proxy.is_refusing = True
-        proxy.reset()
-        told(client, "is lost, trying again")
-        proxy.heal()
-        told(client, "connected again")
-        assert "1 succeeded" in project.ended(client).stderr
+        yield proxy
     (stacks / "far.yaml").unlink()
+
+
+def test_a_connection_that_is_lost_is_tried_again_while_the_run_goes_on(project: Project, far: FaultProxy) -> None:
+    client = project.start("-m", "zenray", "submit", "flow.py:sleeping", "--stack", "far", "-p", "seconds=8")
+    told(client, "slow  running")
+    far.is_refusing = True
+    far.reset()
+    told(client, "is lost, trying again")
+    far.heal()
+    told(client, "connected again")
+    assert "1 succeeded" in project.ended(client).stderr
+
+
+def test_a_job_whose_beginning_was_not_confirmed_is_followed_where_it_is_there(
+    project: Project, far: FaultProxy
+) -> None:
+    far.lost_answer_to = b"POST /api/jobs/ "
+    done = project.call("submit", "flow.py:telling", "--stack", "far")
+    assert far.resets == 1
+    assert "returned: made = 'HELLO'" in done.stderr
+
+
+def test_a_job_that_may_have_begun_is_named_with_how_to_look(project: Project, head: Head, far: FaultProxy) -> None:
+    far.lost_answer_to, far.http_status, far.http_only = b"POST /api/jobs/ ", 503, b"GET /api/jobs/"
+    failed = project.call("submit", "flow.py:telling", "--stack", "far", code=1).stderr
+    run_id = run_id_in(failed)
+    assert f"Run {run_id} may have been started all the same: look with `ray job status {run_id} --address" in failed
+    assert json.loads(head.ask(f"/api/jobs/{run_id}"))["submission_id"] == run_id
+
+
+def test_a_run_that_has_ended_is_told_so_though_its_output_cannot_be_read(project: Project, far: FaultProxy) -> None:
+    far.http_status, far.http_only = 500, b"/logs "
+    done = project.call("submit", "flow.py:telling", "--stack", "far", "-p", "text=unseen")
+    assert "what the job printed last cannot be read: the cluster at" in done.stderr
+    assert f"`zenray run show {run_id_in(done.stderr)} --stack far` has what is recorded" in done.stderr
 
 
 def test_a_script_that_calls_a_pipeline_gets_the_run_with_its_outputs(project: Project) -> None:

@@ -25,6 +25,7 @@ class FaultProxy:
     ``reset_after_bytes``: a connection is reset once so many bytes have passed, both ways together; None: never.
     ``http_status``: HTTP requests are answered with this status and never reach the server; None: they do. With
     ``http_only`` only requests that have it in their head.
+    ``lost_answer_to``: a connection whose request has this in its head is reset when the server has answered.
     ``connections``, ``resets``, ``bytes_passed`` and ``http_answers`` count since the start.
     """
 
@@ -36,6 +37,7 @@ class FaultProxy:
         self.reset_after_bytes: int | None = None
         self.http_status: int | None = None
         self.http_only = b""
+        self.lost_answer_to: bytes | None = None
         self.connections = 0
         self.resets = 0  # by these faults, not by a side that went away
         self.bytes_passed = 0
@@ -65,7 +67,7 @@ class FaultProxy:
     def heal(self) -> None:
         """Switch all faults off; connections that were reset stay so."""
         self.latency_s, self.is_refusing, self.is_hanging = 0.0, False, False
-        self.reset_after_bytes, self.http_status, self.http_only = None, None, b""
+        self.reset_after_bytes, self.http_status, self.http_only, self.lost_answer_to = None, None, b"", None
 
     def _call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
@@ -120,7 +122,11 @@ class FaultProxy:
         try:
             while (data := await self._next(queue, link)) and not link.is_reset:
                 is_faulty = self.http_status is not None and self.http_only in data
-                if back is not None and (is_faulty or link.is_answered):
+                if back is not None and self.lost_answer_to is not None:
+                    link.loses_answer |= self.lost_answer_to in data
+                if back is None and link.loses_answer:
+                    self._break(link)
+                elif back is not None and (is_faulty or link.is_answered):
                     await self._answer(link, back)
                 else:
                     await self._forward(data, link, writer)
@@ -170,6 +176,7 @@ class _Link:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.count = 0
         self.is_reset = False
+        self.loses_answer = False
         self.is_answered = False  # by this proxy: nothing of it goes to the server any more
         self._writers = [writer]
 

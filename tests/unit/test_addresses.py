@@ -2,6 +2,7 @@
 
 import pytest
 
+from zenray.errors import ConfigError
 from zenray.store import address_of, open_store
 
 
@@ -38,6 +39,11 @@ AZURE = "az://box@acme.dfs.core.windows.net/x"
         ("az://box/x", {"connection_string": "BlobEndpoint=http://a:1/dev;AccountName=dev"}, "az://box@a:1%2Fdev/x"),
         ("az://box/x", {"account_name": "acme", "account_host": "acme.example"}, "az://box@acme.example/x"),
         ("sftp://me:hid@host:22/x", {}, "sftp://host:22/x"),
+        ("sftp://me@host:22/x", {}, "sftp://host:22/x"),
+        ("s3://KEY:h/id@box/x", {}, "s3://box/x"),
+        ("s3://KEY:h#i?d@box/x", {}, "s3://box/x"),
+        ("ftp://me:h/i@d@host/x", {}, "ftp://host/x"),
+        ("s3://box/a@b", {}, "s3://box/a@b"),
         ("memory://x/y", {}, "memory://x/y"),
     ],
 )
@@ -79,3 +85,12 @@ def test_a_folder_is_one_store_by_whatever_path_it_is_reached(tmp_path, monkeypa
 def test_a_remote_store_has_the_address_of_its_url_and_options():
     options = {"endpoint_url": "http://127.0.0.1:9", "key": "k", "secret": "s"}
     assert open_store("s3://box/x", options).uri == address_of("s3://box/x", options) == "s3://box@127.0.0.1:9/x"
+
+
+@pytest.mark.parametrize("uri", ["s3://KEY:hid/RET@box/x", "s3://KEY:hid?RET@box/x", "ftp://me:hid#RET@host/x"])
+def test_a_secret_that_has_to_be_quoted_is_refused_and_not_shown(uri):
+    with pytest.raises(ConfigError, match=r"write '/', '[?]' and '#' of a password as %2F") as error:
+        open_store(uri)
+    assert not any(part in str(error.value) for part in ("hid", "RET"))
+    quoted = open_store("s3://KEY:hid%2FRET@box/x", {"endpoint_url": "http://127.0.0.1:9"})
+    assert (quoted.uri, quoted._fs.secret) == ("s3://box@127.0.0.1:9/x", "hid/RET")

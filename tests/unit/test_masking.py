@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zenray.masking import masked_text, masked_url, secrets_of, without
+from zenray.masking import masked_text, masked_url, secrets_of, split_login, without
 
 # Whatever a password may hold, raw; a literal that looks like a reference is nothing special here.
 passwords = st.text(min_size=1)
@@ -15,6 +15,7 @@ passwords = st.text(min_size=1)
 @given(passwords)
 def test_no_password_of_a_url_is_shown(password):
     assert masked_url(f"postgresql://me:{password}@host/db") == "postgresql://me:***@host/db"
+    assert split_login(f"postgresql://me:{password}@host/db") == ("postgresql://host/db", "me", password)
 
 
 @given(st.text(st.characters(exclude_categories=["Zs", "Zl", "Zp", "Cc"]), min_size=1))

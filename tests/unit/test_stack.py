@@ -223,6 +223,17 @@ class TestFile:
     def test_its_form_can_be_checked_without_its_secrets(self):
         parse("artifact_store: {url: 's3://b', key: '${env:NOPE}'}\n").as_written()
 
+    def test_a_component_that_is_a_reference_has_any_form_until_it_is_resolved(self, monkeypatch):
+        for name in ("orchestrator", "artifact_store", "metadata_store"):
+            for text in ("'${env:PLACE}'", "{url: '${file:/place}'}", "'${env:PLACE}/x'"):
+                found = getattr(parse(f"{name}: {text}\n").as_written(), name)
+                assert found.startswith("${")
+        shown = stack.parse(Path("/p/x.yaml"), "metadata_store: sqlite:///${env:PLACE}\n").as_written()
+        assert shown.metadata_store == "sqlite:///${env:PLACE}"
+        monkeypatch.setenv("PLACE", "nowhere")
+        assert "'orchestrator' must be" in refused("orchestrator: ${env:PLACE}\n")
+        assert "'artifact_store' must be" in refused("artifact_store: ${env:PLACE}\n")
+
 
 class TestSecrets:
     def test_literals_are_masked_and_references_stay(self):

@@ -34,7 +34,7 @@ def submit(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped by a supervisor, a run is closed as by Ctrl-C
     entry = find(stack or active_stack_name())
-    if entry.path is not None and is_elsewhere(file_of(entry).as_written().orchestrator):
+    if entry.path is not None and is_elsewhere(file_of(entry).orchestrator()[0]):
         _submit_elsewhere(file_of(entry), target, parameter or [], use_cache=not no_cache, is_detached=detach)
         return
     if detach:

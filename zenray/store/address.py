@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 
 from fsspec.config import conf
 
+from zenray.masking import split_login
+
 _SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az"}
 _OWN_HOSTS = {"s3": ".amazonaws.com", "gs": ".googleapis.com"}
 _AZURE_HOST = "{}.dfs.core.windows.net"
@@ -21,7 +23,8 @@ _AZURE_HOST = "{}.dfs.core.windows.net"
 
 def remote_address(uri: str, options: Mapping[str, Any]) -> str:
     """Return the address of the store that a URL and a stack's options lead to from this process; asks no server."""
-    scheme, _, rest = uri.partition("://")
+    scheme = uri.partition("://")[0]
+    rest = (uri if _SAME.get(scheme, scheme) == "az" else split_login(uri)[0]).partition("://")[2]
     place, _, path = rest.partition("/")
     found = _configured(scheme) | {k: v for k, v in options.items() if v}
     scheme = _SAME.get(scheme, scheme)
@@ -29,7 +32,7 @@ def remote_address(uri: str, options: Mapping[str, Any]) -> str:
         bucket, _, host = place.partition("@")
         server = _azure_server(host, found)
     else:
-        bucket, server = place.rpartition("@")[2] or str(found.get("host", "")), _server(scheme, found)
+        bucket, server = place or str(found.get("host", "")), _server(scheme, found)
     return f"{scheme}://{bucket}{'@' * bool(server)}{server}/{path}".rstrip("/")
 
 

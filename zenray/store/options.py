@@ -7,12 +7,12 @@ import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 
 from zenray.errors import ConfigError, StoreError, suggest
-from zenray.masking import secrets_of, without
+from zenray.masking import MUST_BE_QUOTED, secrets_of, split_login, without
 
 CONNECT_S, READ_S = 5, 30
 _S3, _GCS, _AZURE = ("s3", "s3a"), ("gs", "gcs"), ("az", "abfs", "abfss")
@@ -31,6 +31,12 @@ class Target:
             raise ConfigError(
                 f"artifact store {self.uri!r}: what stands before the '@' has no secret; a server is given as the "
                 f"option endpoint_url, credentials as '{self.protocol}://KEY:SECRET@BUCKET/PREFIX'"
+            )
+        if self.uri != uri and MUST_BE_QUOTED & set(split_login(uri)[2]):
+            raise ConfigError(
+                f"artifact store {self.uri!r}: what stands before the last '@' of its URL is not clear: write '/', '?' "
+                "and '#' of a password as %2F, %3F and %23, or give it as an option; so too a port, where the path has "
+                "an '@'"
             )
         self.options = {**given, **options}
         self.secrets = secrets_of(uri) | secrets_of(self.options)
@@ -169,10 +175,8 @@ def _complete_s3(options: dict[str, Any]) -> None:
 
 def split_credentials(uri: str) -> tuple[str, dict[str, str]]:
     """Return a URL without the credentials in it, and these as options of an S3 store."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc or parts.scheme in _AZURE:  # there it stands between container and account
+    scheme = uri.partition("://")[0]
+    bare, key, secret = split_login(uri)
+    if bare == uri or scheme in _AZURE:  # there the '@' stands between container and account
         return uri, {}
-    credentials, _, place = parts.netloc.rpartition("@")
-    key, _, secret = credentials.partition(":")
-    given = {"key": unquote(key), "secret": unquote(secret)} if parts.scheme in _S3 else {}
-    return urlunsplit(parts._replace(netloc=place)), given
+    return bare, {"key": unquote(key), "secret": unquote(secret)} if scheme in _S3 else {}
