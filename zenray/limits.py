@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from zenray.errors import StepTimedOut
@@ -23,14 +24,23 @@ def can_limit() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+@dataclass(slots=True)
+class Limit:
+    """How long a block may last; ``is_reached`` once it was told, whatever it has made of that."""
+
+    seconds: float | None
+    is_reached: bool = False
+
+
 @contextmanager
-def time_limit(seconds: float | None, *, step_name: str, is_own_process: bool) -> Iterator[None]:
-    """Raise StepTimedOut in the block once it has lasted ``seconds``; by SIGALRM, which also ends a ``sleep``.
+def time_limit(limit: Limit, *, step_name: str, is_own_process: bool) -> Iterator[None]:
+    """Raise StepTimedOut in the block once it has lasted as long as it may; by SIGALRM, which also ends a ``sleep``.
 
     A block that goes on regardless for GRACE_S more ends its process where that is the step's own. A thread of C code
     does that, with the stack to stderr, as the block may hold the interpreter's lock. A block of another thread than
     the main one is not limited.
     """
+    seconds = limit.seconds
     if seconds is None or not can_limit():
         yield
         return
@@ -40,6 +50,7 @@ def time_limit(seconds: float | None, *, step_name: str, is_own_process: bool) -
     def ring(number: int, frame: Any) -> None:
         if is_over:
             return  # it came a moment late, and must not keep what follows the block from being done
+        limit.is_reached = True
         raise StepTimedOut(f"step {step_name!r} took longer than its limit of {seconds:g} s")
 
     if is_own_process:

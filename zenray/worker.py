@@ -29,7 +29,7 @@ from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
 from zenray.errors import MaterializerError, OutputError, StoreError, shown
 from zenray.files import File, Folder
-from zenray.limits import can_limit, time_limit
+from zenray.limits import Limit, can_limit, time_limit
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.raised import cut, describe_failure
@@ -65,11 +65,12 @@ def begin_step(
     is_over = False
     log = Path(call.log_uri)
     context = StepContext(call.step_run_id.partition("/")[0], call.name, call.attempt, tracker)
+    limit = Limit(_limit_s(call))
     try:
         with capture(log, is_tee=is_tee, is_followed=not call.is_tiny):
             try:
                 with entered(context):
-                    prepared = _run(call, function, store, is_own_process=not is_tee)
+                    prepared = _run(call, function, store, limit, is_own_process=not is_tee)
                 outputs = tuple(p.manifest for p in prepared)
                 writes = [_begin(p.publish, store) for p in prepared]
             except BaseException as exc:  # noqa: BLE001 - this is where a step's errors end
@@ -78,8 +79,10 @@ def begin_step(
                     sys.stderr.write(failure.traceback)
             is_over = True
             notes = _let_go(context)
-            if _limit_s(call) is not None and not can_limit():
+            if limit.seconds is not None and not can_limit():
                 notes = (*notes, "its timeout is not watched: it ran in a thread that no signal can interrupt")
+            if limit.is_reached and failure is None:
+                notes = (*notes, "it was told that its time is up; what it gave then is not kept in the cache")
     except OSError as exc:
         notes = (
             *notes,
@@ -98,6 +101,7 @@ def begin_step(
         worker=worker,
         log_uri=call.log_uri if size else "",
         log_bytes=size,
+        is_cacheable=not limit.is_reached,
         notes=notes,
         metadata=dict(context.metadata),
         series=context.series,
@@ -204,7 +208,7 @@ def _let_go(context: StepContext) -> tuple[str, ...]:
 
 
 def _run(
-    call: StepCall, function: Callable[..., Any], store: Store, *, is_own_process: bool
+    call: StepCall, function: Callable[..., Any], store: Store, limit: Limit, *, is_own_process: bool
 ) -> list[artifacts.Prepared]:
     args, kwargs = pickle.loads(call.arguments)
     values = [artifacts.load(m, store, allow_pickle=ok) for m, ok in zip(call.inputs, call.pickle_inputs, strict=True)]
@@ -213,8 +217,7 @@ def _run(
     # Inside of a step other steps are plain functions, also where the pipeline waits in this same thread.
     token = active_caller.set(None)
     try:
-        limit = time_limit(_limit_s(call), step_name=call.name, is_own_process=is_own_process)
-        with _in_one_process(), limit:
+        with _in_one_process(), time_limit(limit, step_name=call.name, is_own_process=is_own_process):
             result = function(*args, **kwargs)
             if inspect.iscoroutine(result):
                 import asyncio

@@ -12,7 +12,7 @@ import pytest
 import zenray
 from zenray import pipeline, step
 from zenray.errors import DefinitionError, StepFailed, StepTimedOut
-from zenray.limits import time_limit
+from zenray.limits import Limit, time_limit
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +68,13 @@ def test_a_timeout_that_is_long_enough_disturbs_nobody() -> None:
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_step_may_give_what_it_has_when_its_time_is_up() -> None:
-    assert run(stubborn, 600.0, timeout=0.2).steps["stubborn"].output.load() == -1.0
+def test_a_step_may_give_what_it_has_when_its_time_is_up_but_not_to_the_cache(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for _ in range(2):
+        given = run(stubborn, 600.0, timeout=0.2).steps["stubborn"]
+        assert (given.status, given.output.load()) == ("succeeded", -1.0)
+        assert "not kept in the cache" in capsys.readouterr().err
 
 
 def test_a_timeout_is_retried_like_an_exception() -> None:
@@ -120,7 +125,7 @@ def test_in_another_thread_a_timeout_is_not_watched_and_that_is_said(capsys: pyt
 
 
 def test_a_limit_that_was_reached_leaves_nothing_behind() -> None:
-    with pytest.raises(StepTimedOut), time_limit(0.01, step_name="x", is_own_process=False):
+    with pytest.raises(StepTimedOut), time_limit(Limit(0.01), step_name="x", is_own_process=False):
         time.sleep(60)
     time.sleep(0.05)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -129,7 +134,7 @@ def test_a_limit_that_was_reached_leaves_nothing_behind() -> None:
 def test_a_block_that_ends_as_its_time_is_up_leaves_nothing_behind() -> None:
     before = signal.getsignal(signal.SIGALRM)
     for n in range(300):
-        with suppress(StepTimedOut), time_limit(0.001, step_name="x", is_own_process=False):
+        with suppress(StepTimedOut), time_limit(Limit(0.001), step_name="x", is_own_process=False):
             end = time.perf_counter() + 0.0009 + n % 20 * 1e-5
             while time.perf_counter() < end:
                 pass
