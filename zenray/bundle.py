@@ -13,7 +13,8 @@ from zenray.settings import IGNORE_FILE, MARKER
 
 LIMIT_BYTES = 100 << 20  # of a request to Ray's dashboard: DASHBOARD_CLIENT_MAX_SIZE in ray/_private/ray_constants.py
 _MANY_BYTES = 1 << 30  # of files before they are compressed: not worth the try
-_IGNORE_FILES = (".gitignore", IGNORE_FILE)
+_GIT = ".gitignore"
+_IGNORE_FILES = (_GIT, IGNORE_FILE)  # the second has the last word
 _LEFT_OUT = frozenset(
     {".git", ".hg", ".svn", MARKER, "__pycache__", "node_modules", ".ipynb_checkpoints", ".tox", ".nox"}
     | {".ssh", ".aws", ".netrc", ".pypirc"}
@@ -26,23 +27,24 @@ _SHOWN = 5
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-Specs = Sequence[tuple[Path, "GitIgnoreSpec"]]
+Specs = Sequence[tuple[str, Path, "GitIgnoreSpec"]]  # of which kind of file, and where it lies
 
 
 def repository_files(root: Path) -> dict[str, Path]:
     """Return the files below a folder that go along, by their names there, sorted.
 
     ``.gitignore`` and ``.zenrayignore``, in any folder, leave files out, and the second has the last word: ``!data/``
-    there takes along what git ignores. Never do version control, virtual environments, caches, and files such as
-    ``.env`` and ``.ssh``.
+    there takes along what git ignores. In a part of a git repository the ``.gitignore`` above it count too, unless they
+    leave out the whole part. Never do version control, virtual environments, caches, and files such as ``.env`` and
+    ``.ssh`` go along.
     """
-    return dict(sorted(_below(root, root, (), ())))
+    return dict(sorted(_below(root, root, _outer_specs(root), ())))
 
 
 def _below(folder: Path, root: Path, specs: Specs, outer: Sequence[Path]) -> Iterator[tuple[str, Path]]:
     try:
         entries = sorted(folder.iterdir())
-        specs = [*specs, *_specs_of(folder)]
+        specs = [*specs, *_specs_of(folder, _IGNORE_FILES)]
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"{folder} cannot be read: {getattr(exc, 'strerror', None) or exc}; the folder's files go to the cluster: "
@@ -60,17 +62,32 @@ def _below(folder: Path, root: Path, specs: Specs, outer: Sequence[Path]) -> Ite
             yield from _below(path, root, specs, outer)
 
 
-def _specs_of(folder: Path) -> "Iterator[tuple[Path, GitIgnoreSpec]]":
+def _outer_specs(root: Path) -> Specs:
+    """Return what the git repository around a folder says of it; nothing where git ignores the whole folder."""
+    root = root.absolute()
+    around = [root, *root.parents]
+    top = next((n for n, folder in enumerate(around) if (folder / ".git").exists()), 0)
+    try:
+        specs = [s for folder in reversed(around[1 : top + 1]) for s in _specs_of(folder, [_GIT])]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"a {_GIT} above {root} cannot be read: {getattr(exc, 'strerror', None) or exc}; it says which files stay "
+            f"here: correct it, or its permissions"
+        ) from exc
+    return () if _is_ignored(root, specs, is_folder=True) else specs
+
+
+def _specs_of(folder: Path, names: Sequence[str]) -> "Iterator[tuple[str, Path, GitIgnoreSpec]]":
     from pathspec import GitIgnoreSpec
 
-    for name in _IGNORE_FILES:
+    for name in names:
         if (folder / name).is_file():
-            yield folder, GitIgnoreSpec.from_lines((folder / name).read_text(encoding="utf-8").splitlines())
+            yield name, folder, GitIgnoreSpec.from_lines((folder / name).read_text(encoding="utf-8").splitlines())
 
 
 def _is_ignored(path: Path, specs: Specs, *, is_folder: bool) -> bool:
     is_ignored = False
-    for folder, spec in specs:
+    for _, folder, spec in sorted(specs, key=lambda s: _IGNORE_FILES.index(s[0])):  # stable: the inner come last
         found = spec.check_file(path.relative_to(folder).as_posix() + ("/" if is_folder else "")).include
         is_ignored = is_ignored if found is None else found
     return is_ignored
@@ -125,7 +142,7 @@ def own_files() -> dict[str, Path]:
     """Return ZenRay's own files by their names in a folder of ``sys.path``: both packages, and their metadata."""
     package = Path(__file__).parent
     materializers = _materializers(package)
-    found = {f"{p.name}/{name}": path for p in (package, materializers) for name, path in repository_files(p).items()}
+    found = {f"{p.name}/{name}": path for p in (package, materializers) for name, path in _below(p, p, (), ())}
     distribution = metadata.distribution("zenray")
     folder = f"zenray-{distribution.version}.dist-info"
     for name in ("METADATA", "entry_points.txt"):

@@ -39,6 +39,38 @@ def test_ignore_files_of_any_folder_count_and_zenrayignore_has_the_last_word(tmp
     assert found == {"flow.py", "data/keep.csv", "made/x.py", "lib/a.log", "notes.md"}
 
 
+def shipped(root: Path) -> set[str]:
+    return {name for name in bundle.repository_files(root) if not name.endswith("ignore")}
+
+
+def test_zenrayignore_has_the_last_word_over_a_gitignore_further_down(tmp_path: Path) -> None:
+    write(tmp_path, "flow.py", "sub/weights.bin", "sub/private.txt")
+    write(tmp_path, ".zenrayignore", text="!sub/weights.bin\nsub/private.txt\n")
+    write(tmp_path, "sub/.gitignore", text="weights.bin\n!private.txt\n")
+    assert shipped(tmp_path) == {"flow.py", "sub/weights.bin"}
+
+
+@pytest.mark.parametrize("mark", [".git/HEAD", ".git"])  # a worktree and a submodule have a file
+def test_in_a_part_of_a_git_repository_what_is_ignored_above_it_stays_here(tmp_path: Path, mark: str) -> None:
+    top, part = tmp_path / "top", tmp_path / "top" / "teams" / "ml"
+    write(top, mark)
+    write(tmp_path, ".gitignore", text="*.py\n")  # outside of the repository
+    write(top, ".gitignore", text="secrets.json\n*.pem\n/teams/ml/data\n/flow.py\n*.md\n")
+    write(top / "teams", ".gitignore", text="!notes.md\n*.bin\n")
+    write(part, ".zenrayignore", text="!weights.bin\n")
+    write(part, "flow.py", "secrets.json", "sub/key.pem", "data/a.csv", "notes.md", "weights.bin", "other.bin")
+    assert shipped(part) == {"flow.py", "notes.md", "weights.bin"}
+
+
+@pytest.mark.parametrize("text", ["*\n", "ml/\n", "*.json\n/teams\n"])
+def test_a_folder_that_git_ignores_as_a_whole_goes_along_by_its_own_rules(tmp_path: Path, text: str) -> None:
+    write(tmp_path, ".git/HEAD")
+    write(tmp_path, ".gitignore", text=text)
+    write(tmp_path / "teams" / "ml", "flow.py", "a.json", "b.csv")
+    write(tmp_path / "teams" / "ml", ".gitignore", text="*.csv\n")
+    assert shipped(tmp_path / "teams" / "ml") == {"flow.py", "a.json"}
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     write(root, "flow.py")

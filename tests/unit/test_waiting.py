@@ -1,11 +1,15 @@
 """A server that is away is waited for by many threads, and whoever waits is told once for all of them."""
 
+import socket
 import threading
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 
-from zenray.errors import ConfigError
+from zenray.errors import ConfigError, MetadataError, StoreError
+from zenray.metadata.database import Database
+from zenray.store.faults import Fault, Patience, classify
 from zenray.waiting import Server, Waiter, retry_s_of
 
 
@@ -113,3 +117,39 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
 
 def test_a_duration_may_have_a_unit() -> None:
     assert (retry_s_of(600, ""), retry_s_of("600", ""), retry_s_of("2h", "")) == (600, 600, 7200)
+
+
+def looked_up(host: str) -> str:
+    return str(socket.getaddrinfo(host, 80, flags=socket.AI_NUMERICHOST)[0][4][0])
+
+
+def test_a_store_whose_name_is_not_resolved_for_a_while_is_waited_for_once_it_was_reached() -> None:
+    hosts = ["no host", "no host", "127.0.0.1"]
+    store = Patience(Server("the store 'x'", is_reached=True))
+    assert store.call("look at", lambda: looked_up(hosts.pop(0))) == "127.0.0.1"
+    assert hosts == []
+    gone = Patience(Server("the store 'x'", is_reached=True, retry_s=0.2))
+    with pytest.raises(StoreError, match=r"there is no such host for [0-9.]+ s: check"):
+        gone.call("look at", looked_up, "no host")
+
+
+def test_a_store_that_was_never_reached_and_has_no_host_is_given_up_at_once() -> None:
+    hosts = ["no host", "127.0.0.1"]
+    with pytest.raises(StoreError, match="there is no such host: check"):
+        Patience(Server("the store 'x'")).call("look at", lambda: looked_up(hosts.pop(0)))
+    assert hosts == ["127.0.0.1"]
+
+
+def test_a_name_server_that_fails_passes() -> None:
+    assert classify(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")) is Fault.PASSING
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])
+def test_a_database_whose_name_is_not_resolved_is_waited_for(driver: str) -> None:
+    pytest.importorskip(driver.partition("+")[2])
+    told: list[str] = []
+    database = Database(f"{driver}://u:hid@no-such-host.invalid/db", retry_s=0.2, waiter=Waiter(told.append))
+    database.server.is_reached = True
+    with pytest.raises(MetadataError, match="; it was tried for ") as error:
+        database.read(text("select 1"))
+    assert "hid" not in str(error.value)

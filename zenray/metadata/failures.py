@@ -44,12 +44,12 @@ _TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_
 # SQLSTATE classes: connection lost, transaction rolled back (deadlock, serialization), too many connections,
 # server shuts down or starts.
 _TRANSIENT_SQLSTATE = ("25006", "08", "40", "53300", "57P")
-# Lock wait, deadlock, shutting down, killed, server gone or not reached.
-_TRANSIENT_MYSQL = (1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031)
+# Lock wait, deadlock, shutting down, killed, server gone, not reached or not resolved.
+_TRANSIENT_MYSQL = (1053, 1205, 1213, 1927, 2002, 2003, 2005, 2006, 2013, 2055, 4031)
 _CROWDED_MYSQL = (1040, 1203)
 _DENIED_MYSQL = (1044, 1045, 1049, 1698)
 # While it connects psycopg knows no SQLSTATE, only the server's words.
-_CONNECTING = "connection failed", "connection timeout"
+_CONNECTING = "connection failed", "connection timeout", "failed to resolve host"
 _CROWDED_WORDS = "too many clients", "too many connections", "connection slots"
 _STARTING_WORDS = "starting up", "shutting down", "in recovery mode", "not yet accepting connections"
 

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Fault(StrEnum):
-    """What kind of fault it is; only a passing one is worth another try."""
+    """What kind of fault it is; worth another try is a passing one, and no host where there was one before."""
 
     PASSING = "passing"
     MISSING = "missing"
@@ -77,13 +77,14 @@ _ERRNOS = {
     errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH,
     errno.ENETUNREACH, errno.ENETDOWN, errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO),
 }  # fmt: skip
+_NO_HOST = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def classify(exc: BaseException) -> Fault:
     """Tell what kind of fault an exception of any client library is."""
     chain = list(_chain(exc))
-    if any(isinstance(e, socket.gaierror) and e.errno == socket.EAI_NONAME for e in chain):
+    if any(isinstance(e, socket.gaierror) and e.errno in _NO_HOST for e in chain):
         return Fault.NO_HOST
     found = [kind for e in chain if (kind := _kind(e)) is not None]
     # What the store itself said counts for more than what a library made of it.
@@ -124,7 +125,7 @@ def _kind_of_os_error(exc: OSError) -> Fault | None:
         return Fault.EXISTS
     if isinstance(exc, PermissionError) or str(exc).startswith("Forbidden"):  # gcsfs has no class for a 403
         return Fault.DENIED
-    if isinstance(exc, ConnectionError | TimeoutError) or exc.errno in _ERRNOS:
+    if isinstance(exc, ConnectionError | TimeoutError | socket.gaierror) or exc.errno in _ERRNOS:
         return Fault.PASSING
     return None
 
@@ -153,7 +154,7 @@ _ADVICE = {
         "identity), which must be allowed to list, read, write and delete below this address"
     ),
     Fault.NO_BUCKET: "there is no such bucket or container: create it, or correct the stack's artifact_store",
-    Fault.NO_HOST: "there is no such host: check the stack's endpoint_url, and this machine's network",
+    Fault.NO_HOST: "there is no such host{tried}: check the stack's endpoint_url, and this machine's network",
     Fault.PASSING: "it did not answer properly{tried}: check that it is up and reachable, and run again",
 }
 _ANSWERS = (Fault.MISSING, Fault.EXISTS, Fault.DENIED, Fault.NO_BUCKET)
@@ -194,7 +195,8 @@ class Patience:
                 kind = classify(exc)
                 if kind in _ANSWERS:
                     call.answer()
-                if kind is not Fault.PASSING or not call.pause(self._text(exc)):
+                may_pass = kind is Fault.PASSING or (kind is Fault.NO_HOST and self._server.is_reached)
+                if not may_pass or not call.pause(self._text(exc)):
                     raise
             else:
                 call.answer()
