@@ -184,7 +184,7 @@ def _differing(parts: Iterable[Mapping[str, Json]], code: Fingerprint) -> str:
     one = {(p["kind"], p["name"], p["digest"]) for p in parts}
     other = {(p.kind, p.name, p.digest) for p in code.parts}
     names = sorted({(kind, name) for kind, name, _ in one ^ other})
-    names = [(kind, name) for kind, name in names if kind == "constant"] or names  # what most likely is the cause
+    names = [named for named in names if named[0] in ("constant", "instance")] or names  # most likely the cause
     return ", ".join(f"{kind} {name!r}" for kind, name in names[:5]) or "something that its code uses"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from zenray.errors import DefinitionError, StoreError
-from zenray.fingerprint import Fingerprint, Fingerprints, fingerprint
+from zenray.fingerprint import CodePart, Fingerprint, Fingerprints, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
 from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, JobContext, Json, StepCall
@@ -154,8 +154,7 @@ class Workplace:
         elif not known.code.problems:  # else it is never kept in the cache: nothing is left to be noticed
             code = self._fingerprints.of(known.function)
             if code is not known.code:
-                known = _Known.of(known.function, code, call)
-                self._functions[key] = known = known.doubted() if code.problems else known
+                known = self._functions[key] = known.again(code, call)
         return known
 
     def _obtained(self, call: StepCall) -> "_Known":
@@ -187,12 +186,19 @@ class _Known:
 
     function: Callable[..., Any]
     code: Fingerprint
-    doubt: tuple[Mapping[str, Json], ...]
+    trusted: str = ""  # the digest of its code in this process when it was what the driver hashed
+    doubt: tuple[Mapping[str, Json], ...] = ()
 
     @classmethod
     def of(cls, function: Callable[..., Any], code: Fingerprint, call: StepCall) -> "_Known":
-        known = cls(function, code, ())
-        return known if _is_what_was_hashed(code, call) else known.doubted()
+        is_trusted = _is_what_was_hashed(code, call)
+        return cls(function, code, code.digest) if is_trusted else cls(function, code).doubted()
+
+    def again(self, code: Fingerprint, call: StepCall) -> "_Known":
+        """Return the same of its code as it is by now."""
+        is_trusted = code.digest == self.trusted if self.trusted else _is_what_was_hashed(code, call)
+        known = replace(self, code=code, doubt=())
+        return known if is_trusted and not code.problems else known.doubted()
 
     def doubted(self) -> "_Known":
         return replace(self, doubt=tuple(map(asdict, self.code.parts)))
@@ -237,9 +243,13 @@ def _is_what_was_hashed(found: Fingerprint, call: StepCall) -> bool:
 
 
 def _parts(found: Fingerprint, *, is_brought: bool = False) -> frozenset[str]:
-    return frozenset(
-        f"{p.kind} {p.digest}" for p in found.parts if not (is_brought and p.kind == "class" and not p.file)
-    )
+    """Return the parts of code as one can be compared with another, or those that no pickle has brought."""
+    return frozenset(f"{p.kind} {p.digest}" for p in found.parts if not (is_brought and _is_of_pickle(p)))
+
+
+def _is_of_pickle(part: CodePart) -> bool:
+    is_instance = part.kind == "instance" and part.name.partition(".")[0] not in sys.modules
+    return is_instance or (part.kind == "class" and not part.file)
 
 
 def _obtain(code: CodeRef) -> Callable[..., Any]:

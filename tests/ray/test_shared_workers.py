@@ -15,6 +15,8 @@ TABLE = {"rate": 1}
 
 class Options:
     depth = 1
+
+OPTIONS = Options()
 """,
     "lazy.py": """
 FACTOR = 3
@@ -39,6 +41,7 @@ def mutate(x: int) -> int:
         case 2: config.TABLE["rate"] = 2
         case 3: config.Options.depth = 2
         case 4: config.Options.__init__ = lambda self: None
+        case 7: config.OPTIONS.depth = 2
         case 5: os.chdir("/"); os.environ["LEAK"] = "yes"; sys.path.insert(0, "/leak"); del os.environ["KEPT"]
     return x
 
@@ -232,6 +235,49 @@ def test_a_step_that_changes_what_its_code_reads_is_kept_once_a_process_and_note
     assert stack == "inline" or note in first.stderr
     again = drive(project, cluster_home, code)
     assert told(again) == ["cached"] * kept + ["succeeded"] * (3 - kept), again.stderr
+
+
+PICKLED = """
+import config
+from zenray import pipeline, step
+
+COUNT = config.Options()
+
+@step(num_cpus=2)
+def count(x: int) -> int:
+    COUNT.depth += 1
+    return COUNT.depth
+
+@step(num_cpus=2)
+def peek(x: int, after: int) -> int:
+    return config.OPTIONS.depth
+
+@pipeline
+def counting():
+    return [count(n).load() for n in range(2)]
+
+@pipeline
+def poison(how: int):
+    peek(1, 0).load()
+    return peek(2, flow.mutate.options(cache=False)(how))
+
+run = {call}
+print([s.output.load() for n, s in run.steps.items() if n != "mutate"])
+"""
+
+
+def test_what_a_pickled_step_changes_in_what_came_with_it_poisons_no_key_of_its_next_call(
+    project: Path, cluster_home: Path
+) -> None:
+    assert told(drive(project, cluster_home, PICKLED.format(call="counting()"))) == [2, 3]
+    assert told(drive(project, cluster_home, PICKLED.format(call="counting()"))) == [2, 2]
+
+
+def test_what_a_step_changes_in_an_instance_poisons_no_key_of_a_pickled_step(project: Path, cluster_home: Path) -> None:
+    ran = drive(project, cluster_home, PICKLED.format(call="poison(7)"))
+    assert told(ran) == [1, 2]
+    assert "instance 'config.OPTIONS' differs between the worker and this process" in ran.stderr
+    assert told(drive(project, cluster_home, PICKLED.format(call="poison(0)"))) == [1, 1]
 
 
 LATE = """

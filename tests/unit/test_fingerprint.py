@@ -756,6 +756,12 @@ def test_an_edit_of_a_helper_or_constant_changes_only_the_part_of_that_name(take
     assert {part.name for part in before ^ set(take(text.replace("X = 1", "X = 2")).parts)} == {"main.X"}
 
 
+def test_an_edit_of_an_instance_changes_the_part_of_its_name(take: Take) -> None:
+    text = "class C:\n def __init__(s, x): s.x = x\nX, Y = C(C(1)), C(2)\ndef f(): return X.x.x, Y.x"
+    changed = set(take(text).parts) ^ set(take(text.replace("C(1)", "C(3)")).parts)
+    assert {(part.kind, part.name) for part in changed} == {("instance", "main.X.x")}
+
+
 def test_a_distribution_is_found_by_name_by_its_files_and_inside_of_a_namespace(tmp_path: Path) -> None:
     packages = tmp_path / "site-packages"
     files = {

@@ -99,6 +99,7 @@ class Closure:
         self._edges: dict[int | None, list[int]] = {}
         self._sources_written: dict[int, bytes] = {}
         self._parts: dict[tuple[str, str, str], CodePart] = {}
+        self._instances: dict[str, list[bytes]] = {}  # what is written of the instances behind a name
         self._problems: dict[str, None] = {}
         self._libraries: dict[str, None] = {}
         self._asked_releases: dict[str | None, None] = {}
@@ -127,6 +128,8 @@ class Closure:
         self._visit_all()
         self._write_reflection()
         self._write_distributions()
+        for name, data in self._instances.items():
+            self._add("instance", name, digest_value(data))
         parts = sorted(self._parts.values(), key=lambda part: (part.kind != "step", part.kind, part.name))
         return Fingerprint(self._stream.hexdigest(), self._source_digest(), tuple(parts), tuple(self._problems))
 
@@ -150,7 +153,7 @@ class Closure:
             self._queue.append((thing, name, self.is_background))
         if self._names.is_lasting:
             self._edges.setdefault(self._current, []).append(number)
-        form.link(number, text_of(thing, "__qualname__") or name)
+        form.link(number, text_of(thing, "__qualname__") or name.rpartition(".")[2])  # a script has another name there
 
     def is_first_party(self, thing: type | types.FunctionType) -> bool:
         """Tell whether a class or function is the project's own."""
@@ -332,6 +335,7 @@ class Closure:
             self._values.write((value.func, value.dispatcher), form, name)  # without the cache that Python 3.13 has
         elif not self._wrapper(value, getattr(class_module(type(value)), "__name__", ""), form):
             self._values.write_instance(value, form, name)
+        self._instances.setdefault(name, []).append(form.own)
         self._names.is_lasting = was_lasting
 
     def _wrapper(self, value: Any, module_name: str, form: Form) -> bool:

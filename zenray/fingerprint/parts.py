@@ -13,8 +13,8 @@ from zenray.hashing import encode, framed
 class CodePart:
     """One thing that a step's code can reach; `digest` covers the thing itself, not what it refers to.
 
-    `kind` is one of ``step, function, class, constant, module, distribution, unresolved, python``. `file` and `line`
-    are for people and enter no digest.
+    `kind` is one of ``step, function, class, constant, instance, module, distribution, unresolved, python``. `file`
+    and `line` are for people and enter no digest.
     """
 
     kind: str
