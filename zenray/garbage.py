@@ -23,7 +23,7 @@ from pathlib import Path
 
 from zenray.artifacts import packed, put_manifest, read_manifest
 from zenray.errors import CorruptedObjectError, StoreError
-from zenray.metadata.records import RunRecord
+from zenray.metadata.records import ArtifactRecord, RunRecord
 from zenray.model import Manifest, Status
 from zenray.profile import usable_stacks
 from zenray.settings import home
@@ -70,12 +70,13 @@ def collect(
     abandoned_s: float = ABANDONED_S,
     is_dry: bool = True,
 ) -> GarbageReport:
-    """Remove what nothing refers to; runs, with the cache entries of what only they made, only where asked.
+    """Remove what nothing refers to; runs, and cache entries of what no remaining run made or took, only where asked.
 
     Args:
         books: the ledger and the store.
         keep_runs: delete finished runs of each pipeline beyond its newest ones.
-        older_than_s: delete finished runs that ended longer ago; with ``keep_runs`` both must hold.
+        older_than_s: delete finished runs that ended longer ago, and spare younger cache entries; with ``keep_runs``
+            both must hold.
         grace_s: what is younger is never touched.
         abandoned_s: how old temporary files and unfinished uploads must be too: a large one takes hours.
         is_dry: only count.
@@ -100,12 +101,15 @@ class _Collection:
             self._check_store()
         runs = self._surplus_runs(keep_runs, older_than_s)
         run_ids = {r.run_id for r in runs}
-        freed = self._only_of(run_ids)
+        freed, keys = self._only_of(run_ids), set[str]()
+        if keep_runs is not None or older_than_s is not None:
+            keys = self._surplus_entries(run_ids, min(self._horizon, self._now - (older_than_s or 0)))
         logs = self._delete_logs(run_ids)
-        entries = self._delete_runs(run_ids, freed)
+        entries = self._delete_runs(run_ids, keys)
         # Only now: a run that looked one of these entries up is unfinished, or has recorded it.
         unfinished = self._unfinished()
-        doomed, orphans = self._doomed(freed), self._orphans()
+        unreferenced = self._unreferenced(freed, keys)
+        doomed, orphans = {r.digest for r in unreferenced if r.created_at < self._horizon}, self._orphans()
         others = self._other_ledgers()
         uploads, problem = self._abort_uploads()
         is_free = not (unfinished or others)
@@ -133,7 +137,7 @@ class _Collection:
             waiting=len(doomed) + len(orphans) if unfinished else 0,
             other_ledgers=others,
             young_runs=self._young_runs,
-            young_artifacts=self._young_artifacts(),
+            young_artifacts=sum(r.created_at >= self._horizon for r in unreferenced),
         )
 
     def _check_store(self) -> None:
@@ -184,21 +188,27 @@ class _Collection:
         used = {o.digest for r in run_ids for o in ledger.outputs(r)} | {
             i.digest for r in run_ids for i in ledger.inputs(r)
         }
-        return {digest for digest in used if self._users(digest) <= run_ids}
+        return {digest for digest, users in ledger.users(used).items() if users <= run_ids}
 
-    def _users(self, digest: str) -> set[str]:
-        """Return the runs that made or took an artifact."""
-        makers, takers = self._ledger.producers(digest), self._ledger.consumers(digest)
-        return {o.run_id for o in makers} | {i.run_id for i in takers}
+    def _surplus_entries(self, run_ids: set[str], before: float) -> set[str]:
+        """Return the keys of the cache entries with an output that no run names but these.
 
-    def _delete_runs(self, run_ids: Collection[str], freed: set[str]) -> int:
-        """Delete the cache entries of what only these runs made, then the runs; returns how many entries.
-
-        Without its runs nobody could tell which entries those were.
+        An entry's run goes with these, or went before, or is one of another ledger. Its outputs must be as old as
+        itself: a copy is as young as its artifacts, though the entry says when the value was computed.
         """
-        if self._is_dry or not run_ids:
-            return 0
-        count = self._ledger.delete_cache_entries(digests=freed, before=self._horizon, store=self._store.uri)
+        entries = self._ledger.cache_entries(self._store.uri, before=before)
+        users = self._ledger.users({digest for e in entries for _, digest in e.outputs})
+        surplus = [e for e in entries if any(users[digest] <= run_ids for _, digest in e.outputs)]
+        found = self._ledger.artifacts({digest for e in surplus for _, digest in e.outputs}, store=self._store.uri)
+        young = {r.digest for r in found.values() if r.created_at >= before}
+        return {e.key for e in surplus if young.isdisjoint(digest for _, digest in e.outputs)}
+
+    def _delete_runs(self, run_ids: Collection[str], keys: Collection[str]) -> int:
+        """Delete cache entries, then runs; returns how many entries."""
+        if self._is_dry:
+            return len(keys)
+        uri = self._store.uri
+        count = self._ledger.delete_cache_entries(keys=keys, before=self._horizon, store=uri) if keys else 0
         for run_id in run_ids:
             self._ledger.delete_run(run_id)
         return count
@@ -211,13 +221,11 @@ class _Collection:
 
     # -- artifacts and objects -------------------------------------------------------------------------------------
 
-    def _doomed(self, freed: set[str]) -> set[str]:
+    def _unreferenced(self, freed: set[str], keys: set[str]) -> Sequence[ArtifactRecord]:
         """Return the artifacts of this ledger that nothing refers to any more, or would not after a real run."""
-        found = {r.digest for r in self._ledger.unreferenced_artifacts(self._store.uri, before=self._horizon)}
-        if self._is_dry:
-            freed_records = self._ledger.artifacts(freed, store=self._store.uri).values()
-            found |= {r.digest for r in freed_records if r.created_at < self._horizon}
-        return found
+        if not self._is_dry:  # what has come to be used again meanwhile stays
+            freed, keys = set(), set()
+        return self._ledger.unreferenced_artifacts(self._store.uri, before=self._now, freed=freed, without=keys)
 
     def _orphans(self) -> list[tuple[str, int, float]]:
         """Return the manifests in the store that the ledger does not record, for this store or another.
@@ -227,10 +235,6 @@ class _Collection:
         old = [f for f in self._store.names("artifacts") if f[2] < self._horizon]
         recorded = self._ledger.recorded([_digest_in(f) for f in old])
         return [f for f in old if _digest_in(f) not in recorded]
-
-    def _young_artifacts(self) -> int:
-        found = self._ledger.unreferenced_artifacts(self._store.uri, before=self._now)
-        return sum(r.created_at >= self._horizon for r in found)
 
     def _delete_artifacts(self, doomed: Collection[str]) -> set[str]:
         """Forget artifacts, then remove their manifests; one whose manifest is in use again is kept."""

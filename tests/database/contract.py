@@ -336,6 +336,26 @@ class ArtifactsContract:
         assert ledger.delete_cache_entries(keys=[a_digest(9)]) == 1
         assert ledger.delete_artifacts([a_digest(1)], store=STORE) == {a_digest(1)}
 
+    def test_a_cache_entry_holds_the_artifacts_of_its_own_store_only(self, ledger):
+        ledger.create_run(a_run())
+        write(ledger, an_artifact(1), an_entry(9, 1, store="s3://b"))
+        assert [a.digest for a in ledger.unreferenced_artifacts(STORE, before=200.0)] == [a_digest(1)]
+        assert ledger.delete_artifacts([a_digest(1)], store=STORE) == {a_digest(1)}
+
+    def test_what_a_collection_will_free_is_foretold(self, ledger):
+        ledger.create_run(a_run())
+        artifacts = [an_artifact(n) for n in range(1, 4)]
+        write(ledger, a_step(), *artifacts, outputs_of("train", 1), an_entry(9, 1, 2), an_entry(8, 3))
+        assert ledger.users([a_digest(1), a_digest(2)]) == {a_digest(1): {RUN}, a_digest(2): set()}
+
+        def foretold(freed, without):
+            found = ledger.unreferenced_artifacts(STORE, before=200.0, freed=freed, without=without)
+            return {a.digest for a in found}
+
+        assert foretold([a_digest(1)], []) == set()
+        assert foretold([], [a_digest(9)]) == {a_digest(2)}
+        assert foretold([a_digest(1)], [a_digest(9)]) == {a_digest(1), a_digest(2)}
+
 
 class CacheContract:
     def test_an_entry_comes_with_its_manifests_in_order(self, ledger):
@@ -379,7 +399,7 @@ class CacheContract:
         entries = [an_entry(7, 1), an_entry(8, 2), an_entry(9, 1, created_at=1.0), an_entry(6, 1, store="s3://b")]
         write(ledger, an_artifact(1), an_artifact(2), *entries)
         assert ledger.delete_cache_entries(before=50.0) == 1
-        assert ledger.delete_cache_entries(digests=[a_digest(1)], store=STORE) == 1
+        assert ledger.delete_cache_entries(keys=[a_digest(8), a_digest(6)], store=STORE) == 1
         assert ledger.delete_cache_entries(keys=[a_digest(8), a_digest(7)]) == 1
         assert ledger.delete_cache_entries(store="s3://b") == 1
         with pytest.raises(MetadataError, match="give keys"):

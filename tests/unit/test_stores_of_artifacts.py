@@ -1,11 +1,14 @@
 """Artifacts written under another stack: read, handed over and copied."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from sqlalchemy import update
 
 import zenray
 from zenray import garbage, pipeline, profile, step
+from zenray.metadata import schema
 from zenray.profile import active_stack
 from zenray.store import object_name
 from zenray.submit import run_pipeline
@@ -135,3 +138,50 @@ def test_gc_of_one_stack_leaves_the_runs_of_another_that_shares_its_ledger(cli):
     assert "would remove nothing" in cli("artifact", "gc", "--keep-runs", "0", "--grace", "0s", "--stack", "second")
     assert "removed 1 runs" in cli("artifact", "gc", "--keep-runs", "0", "--grace", "0s", "--yes", "--stack", "first")
     assert run.run_id not in {r.run_id for r in zenray.list_runs()}
+
+
+def collect(stack, **options):
+    """Foretell a collection, do it, compare what both say, and return the report."""
+    books = Books(active_stack(stack))
+    planned = garbage.collect(books, grace_s=0, abandoned_s=0, is_dry=True, **options)
+    done = garbage.collect(books, grace_s=0, abandoned_s=0, is_dry=False, **options)
+    assert replace(planned, is_dry=False) == done
+    return done
+
+
+@pytest.mark.parametrize("target", ["second", "apart"])
+def test_copies_go_once_no_run_needs_them_as_it_was_foretold(cli, target):
+    for n in (2000, 3000):
+        both(n=n)
+    cli("artifact", "copy", "--all", "--to", target)
+    kept = collect(target)
+    assert (kept.cache_entries, kept.artifacts) == (0, 0)
+    done = collect("first", keep_runs=1)
+    assert (done.runs, done.cache_entries, done.artifacts, done.objects) == (1, 2, 2, 1)
+    assert collect(target, older_than_s=3600).cache_entries == 0
+    run_pipeline(both, {"n": 3000}, stack=active_stack(target))
+    done = collect(target, keep_runs=1)
+    assert (done.runs, done.cache_entries, done.artifacts, done.objects) == (0, 2, 2, 1)
+    for stack in ("first", target):
+        again = run_pipeline(both, {"n": 3000}, stack=active_stack(stack))
+        assert {s.status for s in again.steps.values()} == {"cached"}
+        cli("artifact", "verify", "--stack", stack)
+    for stack in ("first", target):
+        collect(stack, keep_runs=0)
+    for stack in ("first", target):
+        collect(stack, keep_runs=0)
+        books = Books(active_stack(stack))
+        uri = books.store.uri
+        assert (books.ledger.cache_entries(uri), books.ledger.list_artifacts(store=uri)) == ((), ())
+        assert [n for n, _, _ in books.store.names("") if not n.startswith("ledgers/")] == []
+
+
+def test_a_copy_of_an_old_result_is_as_young_as_the_copy(cli):
+    both()
+    first, apart = Books(active_stack("first")), Books(active_stack("apart"))
+    with first.ledger.database.transaction() as connection:
+        connection.execute(update(schema.cache_entries).values(created_at=1.0))
+    cli("artifact", "copy", "--all", "--to", "apart")
+    assert garbage.collect(apart, keep_runs=0, is_dry=False).cache_entries == 0
+    assert {e.created_at for e in apart.ledger.cache_entries(apart.store.uri)} == {1.0}
+    assert collect("apart", keep_runs=0).cache_entries == 2

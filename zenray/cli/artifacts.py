@@ -280,8 +280,9 @@ def copy(
 ) -> None:
     """Copy artifacts to another stack's store, checking every digest; what is there already is skipped.
 
-    Cache entries for them are copied too, so that the other stack does not compute them again. A copy that no run and
-    no cache entry of the other stack names is kept until its `zenray artifact gc`.
+    Cache entries for them are copied too, so that the other stack does not compute them again. Copies stay as long as
+    runs in the other stack's ledger or these entries name them; entries that no run needs go with its `zenray artifact
+    gc --older-than` or `--keep-runs`.
     """
     from dataclasses import replace
 
@@ -337,8 +338,9 @@ def _record_copies(source: "Books", target: "Books", records: "list[ArtifactReco
     from zenray import artifacts
 
     artifacts.pack([r.manifest for r in records[begin:]], target.store, run_id="copies")
-    entries = source.ledger.entries_with({r.digest for r in records}, store=source.store.uri)
-    target.ledger.add_copies(records[begin:], [replace(e, store=target.store.uri) for e in entries])
+    known, found = {r.digest for r in records}, source.ledger.cache_entries(source.store.uri)
+    entries = [replace(e, store=target.store.uri) for e in found if known.issuperset(d for _, d in e.outputs)]
+    target.ledger.add_copies(records[begin:], entries)
     return len(entries)
 
 
@@ -366,7 +368,11 @@ def gc(
     grace: Annotated[str, typer.Option("--grace", metavar="1h", help="Never touch what is younger than this.")] = "1h",
     stack: StackOption = None,
 ) -> None:
-    """Remove what no run and no cache entry needs; says only what would go, unless --yes is given."""
+    """Remove what no run and no cache entry needs; says only what would go, unless --yes is given.
+
+    With --keep-runs or --older-than, cache entries go too, also copied ones, whose outputs no remaining run made or
+    took.
+    """
     from zenray import garbage
     from zenray.profile import describe
     from zenray.progress import size_text

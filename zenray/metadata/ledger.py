@@ -258,6 +258,15 @@ class Ledger:
             StepInput(*row) for row in self.database.read(select(step_inputs).where(step_inputs.c.digest == digest))
         )
 
+    def users(self, digests: Iterable[str]) -> dict[str, set[str]]:
+        """Return for each artifact the runs that made or took it."""
+        found: dict[str, set[str]] = {digest: set() for digest in digests}
+        for t in (step_outputs, step_inputs):
+            query = select(t.c.digest, t.c.run_id).where(t.c.digest.in_(_KEYS)).distinct()
+            for digest, run_id in self._read_in_chunks(query, tuple(found)):
+                found[digest].add(run_id)
+        return found
+
     def code_parts(self, digest: str) -> tuple[Mapping[str, Json], ...]:
         """Return what a code digest is made of; empty where it is not recorded."""
         found = self.database.read(select(code.c.parts).where(code.c.digest == digest))
@@ -328,11 +337,12 @@ class Ledger:
             if all(digest in manifests for _, digest in entry.outputs)
         }
 
-    def entries_with(self, digests: Collection[str], *, store: str) -> tuple[CacheEntry, ...]:
-        """Return the cache entries of a store whose outputs are all among the given artifacts."""
-        found = self.database.read(select(cache_entries).where(cache_entries.c.store == store))
-        known = set(digests)
-        return tuple(e for e in rows.readable(_entry, found) if known.issuperset(d for _, d in e.outputs))
+    def cache_entries(self, store: str, *, before: float | None = None) -> tuple[CacheEntry, ...]:
+        """Return the cache entries of a store; those created before a time where one is given."""
+        query = select(cache_entries).where(cache_entries.c.store == store)
+        if before is not None:
+            query = query.where(cache_entries.c.created_at < before)
+        return tuple(rows.readable(_entry, self.database.read(query)))
 
     def add_copies(self, records: Sequence[ArtifactRecord], entries: Sequence[CacheEntry]) -> None:
         """Record artifacts that were copied from another store, and cache entries for them; what is there stays."""
@@ -351,29 +361,27 @@ class Ledger:
         self,
         *,
         keys: Collection[str] | None = None,
-        digests: Collection[str] | None = None,
         before: float | None = None,
         store: str | None = None,
     ) -> int:
         """Delete the cache entries that fit all that is given, and return how many those were.
 
-        ``digests`` are artifacts: entries with one of them among their outputs fit; ``before`` is a time of creation.
+        ``before`` is a time of creation.
         """
-        if keys is None and digests is None and before is None and store is None:
-            raise MetadataError("which cache entries to delete was not said: give keys, digests, before or store")
-        query = select(cache_entries.c.key, cache_entries.c.store, cache_entries.c.outputs)
+        if keys is None and before is None and store is None:
+            raise MetadataError("which cache entries to delete was not said: give keys, before or store")
+        query = select(cache_entries.c.key, cache_entries.c.store)
         if before is not None:
             query = query.where(cache_entries.c.created_at < before)
         if store is not None:
             query = query.where(cache_entries.c.store == store)
-        wanted_keys, wanted_digests = (None if x is None else set(x) for x in (keys, digests))
+        wanted = None if keys is None else set(keys)
 
         def forget(connection: Connection) -> int:
             doomed = [
                 {"_key": row.key, "_store": row.store}
                 for row in connection.execute(query)
-                if (wanted_keys is None or row.key in wanted_keys)
-                and (wanted_digests is None or not wanted_digests.isdisjoint(_of_entries([row])))
+                if wanted is None or row.key in wanted
             ]
             if doomed:
                 is_doomed = cache_entries.c.key == bindparam("_key"), cache_entries.c.store == bindparam("_store")
@@ -384,23 +392,30 @@ class Ledger:
 
     # --- what may be deleted ---
 
-    def unreferenced_artifacts(self, store: str, *, before: float) -> tuple[ArtifactRecord, ...]:
-        """Return a store's artifacts that nothing refers to and that are older than a time, oldest first."""
+    def unreferenced_artifacts(
+        self, store: str, *, before: float, freed: Collection[str] = (), without: Collection[str] = ()
+    ) -> tuple[ArtifactRecord, ...]:
+        """Return a store's artifacts that no run and no cache entry of the store names, older than a time.
+
+        ``freed`` are digests that count as named by no run, and ``without`` keys of entries that count as deleted: so
+        a collection is foretold.
+        """
         query = _ARTIFACT.where(artifacts.c.store == store, artifacts.c.created_at < before, ~_is_in_a_run())
-        cached = _of_entries(self.database.read(select(cache_entries.c.outputs)))
-        read = self.database.read(query.order_by(artifacts.c.created_at, artifacts.c.digest))
-        found = rows.readable(rows.artifact_from_row, read)
-        return tuple(record for record in found if record.digest not in cached)
+        found = {record.digest: record for record in rows.readable(rows.artifact_from_row, self.database.read(query))}
+        found |= {d: r for d, r in self.artifacts(freed, store=store).items() if r.created_at < before}
+        cached = {d for e in self.cache_entries(store) if e.key not in without for _, d in e.outputs}
+        return tuple(record for digest, record in found.items() if digest not in cached)
 
     def delete_artifacts(self, digests: Collection[str], *, store: str) -> set[str]:
-        """Forget artifacts of a store that nothing refers to, and return their digests.
+        """Forget artifacts of a store that no run and no cache entry of the store names, and return their digests.
 
         Delete the bytes of these, and of no others, afterwards: what a run has come to use meanwhile stays.
         """
 
         def forget(connection: Connection) -> set[str]:
             deleted: set[str] = set()
-            cached = _of_entries(connection.execute(select(cache_entries.c.outputs)))
+            of_entries = select(cache_entries.c.outputs).where(cache_entries.c.store == store)
+            cached = _of_entries(connection.execute(of_entries))
             for chunk in _chunks([digest for digest in digests if digest not in cached]):
                 mine = artifacts.c.digest.in_(chunk), artifacts.c.store == store
                 found = connection.execute(select(artifacts.c.digest).where(*mine, ~_is_in_a_run()))
