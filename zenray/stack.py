@@ -249,18 +249,17 @@ class StackFile:
                 raise self.error(f"{place!r} refers to the variable {name!r}, which is not set: {advice}", place)
         elif kind == "file" and colon:
             try:
-                value = Path(name).expanduser().read_text(encoding="utf-8").rstrip("\n")
-            except (OSError, UnicodeDecodeError) as exc:
-                reason = getattr(exc, "strerror", None) or exc
-                raise self.error(
-                    f"{place!r} refers to the file {name!r}, which cannot be read: {reason}", place
-                ) from exc
+                value = text_of(Path(name).expanduser(), kind="a secret's file is one of text").rstrip("\n")
+            except ConfigError as exc:
+                raise self.error(f"{place!r} refers to a file: {exc}", place) from exc
         else:
             raise self.error(
                 f"{place!r} has a reference {found[0]!r} of no known kind; use ${{env:NAME}} or ${{file:/path}}", place
             )
         # A password within a URL may hold any character; a reference that stands for a whole value is taken as it is.
-        return quote(value, safe="") if text[found.end() :].startswith("@") else value
+        before, after = text[: found.start()], text[found.end() :]
+        is_in_url = "://" in before and ("?" in before or "@" in after.partition("/")[0])
+        return quote(value, safe="") if is_in_url else value
 
 
 def read(path: Path, root: Path | None = None) -> StackFile:
@@ -405,15 +404,17 @@ def _lines(node: Any, prefix: str, path: Path) -> Iterator[tuple[str, int]]:
         yield from _lines(value, f"{prefix}{key.value}.", path)
 
 
-def text_of(path: Path) -> str:
-    """Read a stack's file; ConfigError for what is no file, or is too large to be one."""
+def text_of(path: Path, *, kind: str = "a stack is one, of YAML; remove it, or give it another name") -> str:
+    """Read a small file of text; ConfigError for what is no file, or is too large to be one."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe or a device may never end
-            raise ConfigError(f"{path} is no file: a stack is one, of YAML; remove it, or give it another name")
+            raise ConfigError(f"{path} is no file: {kind}")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ConfigError(f"{path} has more than {MAX_BYTES:,} bytes, and a stack is a page of YAML: is it one?")
+            raise ConfigError(
+                f"{path} has more than {MAX_BYTES:,} bytes, and should be a page of text: is it the right one?"
+            )
         return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc

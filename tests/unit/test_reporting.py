@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from zenray.model import Status
 from zenray.profile import active_stack
 from zenray.runner import RunObserver, RunRequest, run
 from zenray.store import open_store
-from zenray.trackers import Point, TrackedRun, open_tracker
+from zenray.trackers import Point, TrackedRun, attached, open_tracker
 from zenray.trackers.reporting import GRACE_S, Reporter
 
 
@@ -321,3 +322,16 @@ def test_options_that_make_no_sense_are_refused(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match=message):
         open_tracker(options)
+
+
+def test_what_a_client_says_of_its_login_is_neither_shown_nor_recorded() -> None:
+    login = "mu:mp8899xx"
+
+    class Client(Recorder):
+        def attach(self, run_id: str) -> Any:
+            raise OSError(f"http://{login}@127.0.0.1:1/api does not answer")
+
+    with pytest.raises(ConfigError, match=r"OSError: .*does not answer; check the stack's") as caught:
+        attached(Client(), "run", {"tracking_uri": f"http://{login}@127.0.0.1:1"})
+    assert "mp8899xx" not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
+from sqlalchemy import make_url
 
 from zenray import checks, profile, settings, stack
 from zenray.errors import ConfigError, NotFoundError
@@ -126,7 +127,10 @@ class TestFile:
             ("model_deployer: {port: 80, prt: 1}\n", "did you mean 'port'?"),
             ("experiment_tracker: {uri: x}\n", "'experiment_tracker' must be a mapping with 'flavor'"),
             ("artifact_store:\n  url: s3://b\n  key: ${env:NOPE}\n", ":3: 'artifact_store.key' refers to the variable"),
-            ("artifact_store: {url: 's3://b', key: '${file:/nope}'}\n", "which cannot be read: No such file"),
+            (
+                "artifact_store: {url: 's3://b', key: '${file:/nope}'}\n",
+                "refers to a file: /nope cannot be read: No such file",
+            ),
             ("artifact_store: {url: 's3://b', key: '${vault:x}'}\n", "of no known kind; use ${env:NAME}"),
             ("artifact_store: {url: 's3://b', key: '${env:NOPE'}\n", "has a reference without its end"),
             ("orchestrator: local\norchestrator: inline\n", ":2: 'orchestrator' stands there twice"),
@@ -157,7 +161,7 @@ class TestFile:
     def test_a_file_of_ten_megabytes_is_not_read(self, tmp_path):
         path = tmp_path / "big.yaml"
         path.write_text("#" * 10_000_000)
-        with pytest.raises(ConfigError, match="a page of YAML"):
+        with pytest.raises(ConfigError, match="a page of text"):
             stack.read(path)
 
     def test_the_largest_file_that_is_read_is_read_whole(self, tmp_path):
@@ -222,6 +226,21 @@ class TestFile:
 
     def test_its_form_can_be_checked_without_its_secrets(self):
         parse("artifact_store: {url: 's3://b', key: '${env:NOPE}'}\n").as_written()
+
+    def test_a_secret_of_a_device_is_refused_at_once(self):
+        with pytest.raises(ConfigError, match=r"'artifact_store.key' refers to a file: /dev/zero is no file"):
+            parse("artifact_store: {url: 's3://b', key: '${file:/dev/zero}'}\n").resolve()
+
+    @pytest.mark.parametrize("form", ["db?user=zenray&password=${env:P}", "db?password=${env:P}&user=zenray"])
+    def test_a_password_in_a_query_may_hold_any_sign(self, monkeypatch, form):
+        monkeypatch.setenv("P", "abc&part=x#y")
+        found = parse(f"metadata_store: 'postgresql+psycopg://host/{form}'\n").resolve()
+        assert dict(make_url(found.metadata_store).query) == {"user": "zenray", "password": "abc&part=x#y"}
+
+    def test_a_reference_in_a_path_may_have_slashes(self, monkeypatch):
+        monkeypatch.setenv("PREFIX", "a/b c")
+        found = parse("artifact_store: {url: 's3://bucket/${env:PREFIX}', token: 'x@y'}\n").resolve()
+        assert found.artifact_store == "s3://bucket/a/b c"
 
     def test_a_component_that_is_a_reference_has_any_form_until_it_is_resolved(self, monkeypatch):
         for name in ("orchestrator", "artifact_store", "metadata_store"):

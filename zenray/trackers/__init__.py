@@ -150,6 +150,25 @@ class _Unusable:
     start = log = end = check = attach = detach = _fail
 
 
+def attached(tracker: Tracker, run_id: str, options: Mapping[str, Any]) -> Any:
+    """Return the native client for a step; what its own errors show of the login ends here.
+
+    Raises ConfigError where it cannot be reached, without the client's exception, which may name a URL with a password
+    and would be shown, stored and recorded with the step.
+    """
+    try:
+        return tracker.attach(run_id)
+    except ZenRayError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - a foreign client can raise anything
+        text = masked_text(without(str(exc), secrets_of(options)))
+        error = ConfigError(
+            f"the experiment tracker does not let the step in: {type(exc).__name__}: {text[:1000]}; check the stack's "
+            "'experiment_tracker' with `zenray stack check`"
+        )
+    raise error
+
+
 def check_options(options: Mapping[str, Any], known: Collection[str]) -> None:
     """Refuse options that a flavor does not have."""
     for name in options:
@@ -170,7 +189,7 @@ class WorkerTracker:
         """Return the native client, set to the tracker's run."""
         if self._tracker is None:
             self._tracker = open_tracker(self._options)
-        return self._tracker.attach(run_id)
+        return attached(self._tracker, run_id, self._options)
 
     def detach(self) -> None:
         """Let go of the client."""

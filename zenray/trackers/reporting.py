@@ -18,7 +18,7 @@ from zenray.journal import Observer, StepState
 from zenray.masking import masked_text
 from zenray.model import Manifest, Sample, Status
 from zenray.store import Store
-from zenray.trackers import Ended, Point, Sweeper, TrackedRun, Tracker
+from zenray.trackers import Ended, Point, Sweeper, TrackedRun, Tracker, attached
 
 MAX_WAITING, MAX_WAITING_RUNS = 100_000, 10_000  # points, and step runs whose numbers are not read yet
 MAX_BATCH = 500
@@ -87,7 +87,7 @@ class Reporter:
             self._condition.wait_for(lambda: self._is_started or self._has_warned, timeout=60)
             if not self._is_started:
                 raise ZenRayError("the experiment tracker of this run cannot be reached; see the run's warning")
-        return self._tracker.attach(run_id)
+        return attached(self._tracker, run_id, {})
 
     def detach(self) -> None:
         """Let go of the client."""
