@@ -18,13 +18,14 @@ def mark_lost_runs(ledger: "Ledger") -> list[str]:
     """Mark the unfinished runs whose process is gone, as far as that can be known; returns their ids.
 
     Of a process on this host it is known. A lease decides on another host's alone: a step that keeps the interpreter
-    to itself, or a laptop that sleeps, lets it run out while the process lives. In a ledger that may only be read
-    none is marked.
+    to itself, or a laptop that sleeps, lets it run out while the process lives. Nor can a lease be renewed while the
+    database is away, or cut off from there: so it must have ended as long ago as a process waits for the database. What
+    the run had claimed others take over before. In a ledger that may only be read none is marked.
     """
     if ledger.database.is_read_only:
         return []
     lost = []
-    for run, has_ended in ledger.unfinished_runs():
+    for run, has_ended in ledger.unfinished_runs(grace_s=ledger.database.server.retry_s):
         is_here = _is_here(run.owner)
         if (is_owner_dead(run.owner) if is_here else has_ended) and ledger.mark_lost(run.run_id, is_owner_dead=is_here):
             lost.append(run.run_id)

@@ -37,6 +37,8 @@ from zenray.metadata.records import (
 from zenray.metadata.rows import Batch, BatchWriter
 from zenray.metadata.writer import LedgerWriter
 from zenray.model import Manifest, Status, StoredFile
+from zenray.recovery import mark_lost_runs
+from zenray.waiting import RETRY_S
 
 RUN = "20261124-001530-a1b2c3"
 STORE = "file:///store"
@@ -509,7 +511,7 @@ with Ledger(sys.argv[1]) as ledger:
 class ClocksContract:
     @pytest.mark.parametrize("skew_s", [300, -300])
     def test_a_machine_whose_clock_is_off_takes_over_what_has_ended_and_nothing_else(self, ledger, url, skew_s):
-        for run_id, key, ttl_s in (("live", "a", 60), ("ended", "b", -1)):
+        for run_id, key, ttl_s in (("live", "a", 60), ("ended", "b", -3600)):
             ledger.create_run(a_run(run_id), owner="here:1:1", ttl_s=ttl_s)
             ledger.claim({key * 64: "train"}, store="s", run_id=run_id)
         done = subprocess.run(
@@ -523,6 +525,11 @@ class ClocksContract:
         assert json.loads(done.stdout) == {"held": {"a": "live"}, "lost": ["ended"]}
         assert {r.run_id: has_ended for r, has_ended in ledger.unfinished_runs()} == {"live": False, "skewed": False}
         assert ledger.claim({"b" * 64: "test"}, store="s", run_id="live").held["b" * 64].run_id == "skewed"
+
+    def test_a_run_elsewhere_that_waits_for_the_database_is_not_given_up_for_lost(self, ledger):
+        for run_id, ended_s in (("waits", 60), ("gone", 2 * RETRY_S)):
+            ledger.create_run(a_run(run_id), owner="elsewhere:1:1", ttl_s=-ended_s)
+        assert mark_lost_runs(ledger) == ["gone"]
 
     def test_whoever_works_on_a_run_learns_that_it_is_to_stop(self, ledger):
         fence, told = begin(ledger), []

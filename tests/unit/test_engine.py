@@ -736,7 +736,7 @@ def test_a_run_is_lost_when_its_process_is_gone_and_not_before() -> None:
     gone.wait()
     owners = {"here": owner_name(), "gone": f"{here}:{gone.pid}:1", "far": f"far.{here}:1:1", "cut": f"far.{here}:1:1"}
     for run_id, owner in owners.items():
-        ttl_s = 60 if run_id in ("far", "gone") else -60
+        ttl_s = {"here": -60, "cut": -3600}.get(run_id, 60)
         ledger.create_run(RunRecord(run_id, "lost", Status.RUNNING, started_at=past), owner=owner, ttl_s=ttl_s)
     assert [str(zenray.get_run(r).record.status) for r in owners] == ["running", "failed", "running", "failed"]
     assert {r.run_id for r in zenray.list_runs() if r.record.status == "running"} == {"here", "far"}

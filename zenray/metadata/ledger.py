@@ -149,10 +149,10 @@ class Ledger:
         """
         return leases.acquire(self.database, run_id, owner, ttl_s=ttl_s, is_owner_dead=is_owner_dead)
 
-    def unfinished_runs(self) -> tuple[tuple[RunRecord, bool], ...]:
-        """Return the unfinished runs, oldest first, each with whether its lease has ended."""
+    def unfinished_runs(self, *, grace_s: float = 0.0) -> tuple[tuple[RunRecord, bool], ...]:
+        """Return the unfinished runs, oldest first, each with whether its lease ended ``grace_s`` ago or before."""
         unfinished = runs.c.status.in_([s.value for s in Status if not s.is_finished])
-        has_ended = (runs.c.lease_until <= now_s()).label("has_ended")
+        has_ended = (runs.c.lease_until + grace_s <= now_s()).label("has_ended")
         found = self.database.read(select(runs, has_ended).where(unfinished).order_by(runs.c.started_at))
         return tuple(rows.readable(lambda row: (rows.run_from_row(row), bool(row.has_ended)), found))
 
