@@ -53,10 +53,10 @@ class ArgumentTree:
         try:
             self._check(argument, value)
             return self._tree(argument, value)
-        except RecursionError as exc:
+        except RecursionError:
             raise DefinitionError(
                 f"step {self._step.name!r}: argument {argument!r} contains itself or is nested too deeply; give it flat"
-            ) from exc
+            ) from None  # its traceback is a thousand times the same
 
     def _check(self, argument: str, value: Any) -> None:
         target = self._step.annotations.get(argument)

@@ -35,6 +35,7 @@ from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.raised import cut, describe_failure
 from zenray.step import active_caller
 from zenray.store import Store, log_name
+from zenray.store.local import fault
 from zenray.threads import Threads
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
@@ -84,12 +85,11 @@ def begin_step(
             if limit.is_reached and failure is None:
                 notes = (*notes, "it was told that its time is up; what it gave then is not kept in the cache")
     except OSError as exc:
-        notes = (
-            *notes,
-            f"the log {str(log)!r} cannot be written: {exc.strerror or exc}",
-        )
-        if not is_over and failure is None:
-            failure = describe_failure(StoreError(notes[-1]))
+        unwritten = fault(exc, "write the log", str(log))
+        if is_over or failure is not None:
+            notes = (*notes, str(unwritten))
+        else:
+            failure = describe_failure(unwritten)
     size = _size_bytes(log)
     result = AttemptResult(
         step_run_id=call.step_run_id,

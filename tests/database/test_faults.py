@@ -4,11 +4,11 @@ import os
 import subprocess
 import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 
-from tests.database.contract import STORE, a_digest, a_run, an_artifact, an_entry, live_run
+from tests.database.contract import STORE, a_digest, a_run, an_artifact, an_entry, begin
 from tests.database.processes import CREATE, WRITE_200, start
 from tests.servers import databases
 from tests.servers.proxy import fault_proxy
@@ -121,7 +121,7 @@ def results(run_id, numbers):
 
 def test_a_batch_that_is_cut_in_the_middle_is_written_whole_or_not_at_all(server):
     with proxied(server) as (proxy, url), Ledger(url) as ledger, Ledger(server.url(url.rpartition("/")[2])) as witness:
-        with LedgerWriter(ledger, "run", live_run(ledger, "run"), delay_s=0.3) as writer:
+        with LedgerWriter(ledger, "run", begin(ledger, "run"), delay_s=0.3) as writer:
             writer.flush()
             proxy.reset()
             proxy.resets, proxy.reset_after_bytes = 0, 60_000
@@ -144,7 +144,7 @@ def wait_until(is_true):
 
 def test_reads_and_claims_of_a_ledger_in_use_wait_for_its_server(server):
     with proxied(server) as (proxy, url), Ledger(url) as ledger:
-        live_run(ledger, "run")
+        begin(ledger, "run")
         for use in (
             lambda: ledger.find_cache_entries([a_digest(1)], STORE),
             lambda: ledger.claim({a_digest(1): "a"}, store=STORE, run_id="run").held,
@@ -159,7 +159,7 @@ def test_reads_and_claims_of_a_ledger_in_use_wait_for_its_server(server):
 
 def test_a_server_that_stays_away_is_reported_with_the_cause(server):
     with proxied(server) as (proxy, url), Ledger(url, retry_s=0.5) as ledger:
-        live_run(ledger, "run")
+        begin(ledger, "run")
         proxy.is_refusing = True
         proxy.reset()
         for use in (ledger.list_runs, lambda: ledger.claim({a_digest(1): "a"}, store=STORE, run_id="run")):
@@ -172,7 +172,7 @@ def test_a_server_that_stays_away_is_reported_with_the_cause(server):
 
 def test_a_silent_server_is_given_up_and_the_records_are_written_once_it_speaks(server):
     with proxied(server) as (proxy, url), Ledger(url, silence_s=0.5) as ledger:
-        with LedgerWriter(ledger, "run", live_run(ledger, "run"), delay_s=0) as writer:
+        with LedgerWriter(ledger, "run", begin(ledger, "run"), delay_s=0) as writer:
             writer.flush()
             proxy.is_hanging = True
             connections = proxy.connections
@@ -263,7 +263,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_an_error_that_says_so_and_the_records_before_stay(small_disk):
     url = f"sqlite:///{small_disk}/ledger.db"
     with Ledger(url, retry_s=0.2) as ledger:
-        writer = LedgerWriter(ledger, "run", live_run(ledger, "run"), delay_s=0)
+        writer = LedgerWriter(ledger, "run", begin(ledger, "run"), delay_s=0)
         for changes in results("run", range(10)):
             writer.record(*changes)
         writer.flush()
@@ -276,6 +276,17 @@ def test_a_full_disk_is_an_error_that_says_so_and_the_records_before_stay(small_
         names = {s.name for s in ledger.step_runs("run")}
         assert names == {o.name for o in ledger.outputs("run")}
         assert len(names) >= 10
+
+
+def test_a_ledger_on_a_disk_that_is_full_to_the_last_byte_says_so(small_disk):
+    url = f"sqlite:///{small_disk}/ledger.db"
+    with Ledger(url, retry_s=0.2) as ledger:
+        ledger.create_run(a_run())
+    with (small_disk / "fill").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(MetadataError, match=r"SQLITE_IOERR_SHMSIZE.*disk is probably full.*free disk space"):
+        Ledger(url, retry_s=0.2).list_runs()
 
 
 def test_a_file_system_that_is_read_only_is_an_error_that_says_so(small_disk):

@@ -529,6 +529,9 @@ def test_artifact_verify_names_the_file_and_the_step_run_of_changed_bytes(zenray
     stored = next((zenray.home / "store" / "objects").rglob("*/*"))
     stored.chmod(0o644)
     stored.write_bytes(b"y" * 10_000)
+    refused = zenray("artifact", "export", artifact_of(zenray, "after"), "out.bin", code=1).stderr
+    assert "have changed since they were written" in refused
+    assert "`zenray artifact verify --repair` removes what is damaged" in refused
     text = zenray("artifact", "verify", code=1).stdout
     assert "file " in text
     assert "have changed" in text

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -76,6 +77,13 @@ def test_a_store_that_may_not_be_entered_is_named(zenray: Command, tmp_path: Pat
         assert str(tmp_path / "home" / "store") in found
         assert "ermission" in found
     assert zenray("run", "list").returncode == 0
+
+
+def test_a_store_that_may_not_be_written_is_said_once_with_what_to_do(zenray: Command, tmp_path: Path) -> None:
+    protect(tmp_path / "home" / "store")
+    text = said(zenray("submit", "flow.py", "-p", "n=2"))
+    assert re.search(r"cannot write the log \(.*\): permission denied: give this user write access, or choose", text)
+    assert "warning" not in text
 
 
 def test_gc_of_a_store_that_may_not_be_written_forgets_nothing(zenray: Command, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_an_artifact_where_it_cannot_be_taken_from_is_refused(hide: Any) -> None
         hidden()
 
 
-def test_an_argument_that_contains_itself_is_refused() -> None:
+def test_an_argument_that_contains_itself_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     endless: list[Any] = []
     endless.append(endless)
 
@@ -162,8 +162,12 @@ def test_an_argument_that_contains_itself_is_refused() -> None:
         def recursive(taker: Any = taker) -> None:
             taker(endless)
 
-        with pytest.raises(DefinitionError, match="argument 'value' contains itself"):
+        with pytest.raises(DefinitionError, match="argument 'value' contains itself") as caught:
             recursive(taker)
+        failures.report(caught.value, is_traced=False)
+        shown = capsys.readouterr().err
+        assert "RecursionError" not in shown
+        assert "taker(endless)" in shown
 
 
 def test_a_record_takes_numbers_that_have_no_decimal_text() -> None:

@@ -173,15 +173,18 @@ def export(
     stack: StackOption = None,
 ) -> None:
     """Write an artifact's files, as they are stored, to a folder of this machine, after checking them."""
-    from zenray.artifacts import Reader, verify
-    from zenray.errors import NotFoundError
+    from zenray.artifacts import REPAIR, Reader, verify
+    from zenray.errors import CorruptedObjectError, NotFoundError
 
     books = _books(stack)
     record = books.artifact(digest)
     manifest, store = record.manifest, books.store_at(record.store)
     if not manifest.files:
         raise NotFoundError(f"artifact {manifest.digest[:12]} has no files; `zenray artifact show` shows its value")
-    verify(manifest, store)
+    try:
+        verify(manifest, store)
+    except CorruptedObjectError as exc:
+        raise CorruptedObjectError(f"{exc}; {REPAIR}") from exc
     targets = _targets(manifest, path)
     if not force:
         _refuse_existing(list(targets.values()))

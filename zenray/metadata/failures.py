@@ -22,6 +22,7 @@ READ_ONLY = (
 )
 _IO = "the disk or file system gave an error: check it (`dmesg`, `df`), then run again"
 _FULL = "free disk space, then run again"
+_PROBABLY_FULL = f"the disk is probably full (`df` tells): {_FULL}"
 _SERVER = "check that the database server can be reached and lets this user in"
 _DENIED = "check user name, password and database in the URL of the metadata store, and what the server allows"
 _CROWDED = "end other clients, or raise the server's max_connections, then run again"
@@ -38,6 +39,7 @@ _ADVICE = {
     "SQLITE_PERM": _FORBIDDEN,
     "SQLITE_NOTADB": _DAMAGED,
     "SQLITE_CORRUPT": _DAMAGED,
+    "SQLITE_IOERR_SHMSIZE": _PROBABLY_FULL,  # the file beside it that readers need, too, could not grow
     "SQLITE_IOERR": _IO,
 }
 _TRANSIENT_SQLITE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL", "SQLITE_IOERR")

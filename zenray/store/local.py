@@ -49,7 +49,7 @@ class LocalStore:
         except FileNotFoundError:
             return False
         except OSError as exc:
-            raise _translated(exc, "look up an object in", self.uri) from exc
+            raise fault(exc, "look up an object in the artifact store", self.uri) from exc
 
     def open(self, digest: str) -> IO[bytes]:
         """Open an object's file; CorruptedObjectError where it has other bytes than were written."""
@@ -273,10 +273,11 @@ def _translating(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        raise _translated(exc, verb, uri) from exc
+        raise fault(exc, f"{verb} the artifact store", uri) from exc
 
 
-def _translated(exc: OSError, verb: str, uri: str) -> StoreError:
+def fault(exc: OSError, task: str, where: str) -> StoreError:
+    """Return the error that says what could not be done, with which file if the system names it, and what to do."""
     advice = {
         errno.ENOSPC: "the disk is full: free some space (`zenray artifact gc` removes what is unused) and run again",
         errno.EDQUOT: "the disk quota is used up: free some space and run again",
@@ -286,5 +287,4 @@ def _translated(exc: OSError, verb: str, uri: str) -> StoreError:
         errno.ENOENT: "it is not there: it was removed, and running again writes it anew",
         errno.EMFILE: "too many open files: raise the limit with `ulimit -n`",
     }.get(exc.errno or 0, f"{exc.strerror or exc}")
-    where = exc.filename or uri
-    return StoreError(f"cannot {verb} the artifact store ({where}): {advice}")
+    return StoreError(f"cannot {task} ({exc.filename or where}): {advice}")
