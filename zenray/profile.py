@@ -9,6 +9,7 @@ only. What is changed here is changed under the lock of the place that it belong
 that nobody's change is lost.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -258,6 +259,18 @@ def called(path: Path) -> str:
     return path.stem if any(entry.path == path for entry in entries()) else str(path)
 
 
+def option_for(stack: Stack) -> str:
+    """Return `` --stack NAME``, by which a command finds what ran on the stack; nothing for the active one."""
+    try:
+        active = find(active_stack_name())
+        if (active.name, str(active.path or "")) == (stack.name, stack.source):
+            return ""
+        name = called(Path(stack.source)) if stack.source else stack.name
+    except (ConfigError, NotFoundError):  # what is active is broken or gone
+        name = stack.source or stack.name
+    return f" --stack {shlex.quote(name)}"
+
+
 def active_stack(name: str | None = None) -> Stack:
     """Return the stack of that name, else the active one: see ``zenray.settings.active_stack_name``."""
     return load(find(name or active_stack_name()))
@@ -414,7 +427,8 @@ def _check_free(name: str, folder: Path, *, is_replacing: bool = False) -> None:
         raise ConfigError(f"the name {name!r} is that of a built-in stack; take another")
     if not is_replacing and (folder / f"{name}.yaml").exists():
         raise ConfigError(
-            f"there is a stack {name!r} already ({folder / f'{name}.yaml'}); `zenray stack update {name}` changes it"
+            f"there is a stack {name!r} already ({folder / f'{name}.yaml'}); `zenray stack update {name}` changes it, "
+            "and `register` and `import` replace it with --force"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any, TextIO, cast
 
 from zenray.journal import StepState
 from zenray.model import Status
+from zenray.profile import option_for
 from zenray.runner import RunObserver, RunRequest
 from zenray.units import seconds_text
 
@@ -33,13 +34,16 @@ MAX_PARTIAL = 1 << 16  # bytes held back for the end of their line
 _ORDER = (Status.SUCCEEDED, Status.CACHED, Status.FAILED, Status.SKIPPED, Status.CANCELLED)
 
 
-def terminal_observer() -> RunObserver:
-    """Return the view that fits where stderr goes: a live table on a terminal, plain lines elsewhere."""
+def terminal_observer(*, names_stack: bool = False) -> RunObserver:
+    """Return the view that fits where stderr goes: a live table on a terminal, plain lines elsewhere.
+
+    ``names_stack`` is for who reads it elsewhere, where the stack that is active here need not be.
+    """
     stream = sys.stderr
     if stream is None:  # a process without a console, such as pythonw
         return RunObserver()
     is_live = stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
-    return LiveView(stream) if is_live else PlainView(stream)
+    return (LiveView if is_live else PlainView)(stream, names_stack=names_stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,10 @@ class Tally:
 class PlainView(RunObserver):
     """Writes plain lines: for logs, pipes and CI. Safe to call from any thread; never raises."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, names_stack: bool = False) -> None:
         self._stream = _Quiet(stream)
+        self._names_stack = names_stack
+        self._option = ""  # what leads a command to the run's stack
         self._news: deque[StepEvent | str] = deque()
         self._remarks: list[str] = []
         self._tally = Tally()
@@ -93,6 +99,7 @@ class PlainView(RunObserver):
     def on_start(self, run_id: str, request: RunRequest) -> None:
         """Say what runs where and begin to watch."""
         self._run_id, self._pipeline = run_id, request.pipeline
+        self._option = f" --stack {request.stack.name}" if self._names_stack else option_for(request.stack)
         self._started_at = time.monotonic()
         self._is_inline = request.stack.orchestrator == "inline"
         profile = f", profile {request.stack.profile!r}" if request.stack.profile else ""
@@ -127,7 +134,7 @@ class PlainView(RunObserver):
         self._turn()
         self._close()
         first, *others = summary(self._run_id, self._pipeline, status, states, time.monotonic() - self._started_at)
-        for line in (first, *self._remarks, *others):
+        for line in (first, *self._remarks, *others[:-1], others[-1] + self._option):
             self._write(line)
 
     # -- the view's thread -----------------------------------------------------------------------------------------
@@ -210,8 +217,8 @@ class LiveView(PlainView):
     The table is made when the first step runs: a fully cached run does not pay for importing rich.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: TextIO, *, names_stack: bool = False) -> None:
+        super().__init__(stream, names_stack=names_stack)
         self._live: Any = None
         self._rows: dict[str, StepEvent] = {}  # the first steps, in order of appearance
         self._running: dict[str, StepEvent] = {}

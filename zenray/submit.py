@@ -49,7 +49,7 @@ def run_pipeline(
     if observer is None:
         from zenray.progress import terminal_observer
 
-        observer = terminal_observer()
+        observer = terminal_observer(names_stack=order is not None)
     module = sys.modules.get(pipeline.function.__module__)
     file = str(getattr(module, "__file__", None) or "")
     if file.startswith("<") and stack.orchestrator != "inline":

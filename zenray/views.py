@@ -255,7 +255,10 @@ def find_run(run_id: str, books: Books) -> Run:
                 f"there are no runs on stack {books.stack.name!r} yet; start one with `zenray submit FILE`"
             )
         return Run(newest[0], books)
-    return Run(books.ledger.find_run(run_id), books)
+    try:
+        return Run(books.ledger.find_run(run_id), books)
+    except NotFoundError as exc:
+        raise NotFoundError(f"stack {books.stack.name!r}: {exc}") from None
 
 
 def list_runs(pipeline: str | None = None, *, limit: int = 100, stack: str | None = None) -> list[Run]:

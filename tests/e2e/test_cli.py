@@ -372,7 +372,7 @@ def test_a_run_is_found_by_a_unique_beginning_of_its_id(zenray):
     assert zenray.json("run", "show", run_id[:-2])["run_id"] == run_id
     zenray("submit", "flow.py:flow")
     assert "more than one run" in zenray("run", "show", run_id[:4], code=2).stderr
-    assert "there is no run 'zzz'" in zenray("run", "show", "zzz", code=2).stderr
+    assert "stack 'inline': there is no run 'zzz'" in zenray("run", "show", "zzz", code=2).stderr
 
 
 def test_run_logs_prints_what_the_steps_printed(zenray):
@@ -417,6 +417,28 @@ def test_explain_says_that_a_first_run_has_no_earlier_one(zenray):
     zenray("submit", "flow.py:flow")
     lines = zenray("run", "explain", "latest").stdout.splitlines()
     assert lines == [f"{s} ran because: there is no earlier run of it" for s in ("ingest", "clean", "total", "after")]
+
+
+def test_explain_without_a_run_explains_the_latest(zenray):
+    zenray("submit", "flow.py:flow")
+    assert zenray("run", "explain").stdout == zenray("run", "explain", "latest").stdout != ""
+
+
+def test_where_to_look_closer_is_a_command_that_finds_a_run_on_another_stack(zenray):
+    zenray("stack", "register", "prod", "--orchestrator", "inline", "--artifact-store", str(zenray.folder / "s"))
+    zenray("stack", "update", "prod", "--metadata-store", f"sqlite:///{zenray.folder / 'l.db'}")
+    look = zenray("submit", "flow.py:flow", "--stack", "prod").stderr.splitlines()[-1]
+    command = look.removeprefix("look closer: zenray ").split()
+    assert command[-2:] == ["--stack", "prod"]
+    assert "stack 'inline': there is no run" in zenray(*command[:-2], code=2).stderr
+    assert command[2] in zenray(*command).stdout
+
+
+def test_a_taken_name_of_a_stack_says_what_replaces_it(zenray):
+    zenray("stack", "register", "prod", "--orchestrator", "inline")
+    zenray("stack", "export", "prod", "new.yaml")
+    assert "--force" in zenray("stack", "import", "new.yaml", "prod", code=2).stderr
+    zenray("stack", "import", "new.yaml", "prod", "--force")
 
 
 def test_explain_names_the_edited_helper_and_what_followed_from_it(zenray):

@@ -13,6 +13,7 @@ from zenray import step
 from zenray.journal import StepState
 from zenray.model import Failure, Status, StoredFile, artifact_digest
 from zenray.model import Manifest as ManifestRecord
+from zenray.profile import active_stack
 from zenray.progress import MAX_LINES, LiveView, LogTail, PlainView, size_text
 from zenray.runner import RunRequest
 from zenray.stack import Stack
@@ -58,6 +59,19 @@ def wait_for(text: str, stream: io.StringIO) -> None:
 def test_the_first_line_names_run_pipeline_and_stack():
     first = shown(PlainView, []).splitlines()[0]
     assert first == "run run-1 of pipeline 'demo' on stack 'here'"
+
+
+@pytest.mark.parametrize(("active", "option"), [("local", ""), ("inline", " --stack local")])
+def test_where_to_look_closer_names_the_stack_unless_it_is_the_active_one(active, option, monkeypatch):
+    monkeypatch.setenv("ZENRAY_STACK", "local")
+    stack = active_stack()
+    monkeypatch.setenv("ZENRAY_STACK", active)
+    stream = io.StringIO()
+    view = PlainView(stream)
+    view.on_start("run-1", RunRequest("demo", lambda: None, {}, stack))
+    failed = ended("bad", Status.FAILED, failure=Failure("user", "ValueError", "no good"))
+    view.on_end(Status.FAILED, {"bad": failed}, None)
+    assert stream.getvalue().splitlines()[-1] == f"look closer: zenray run logs run-1 bad{option}"
 
 
 @pytest.mark.parametrize("orchestrator", ["local", "inline"])
@@ -259,7 +273,7 @@ def test_the_live_view_keeps_a_table_and_prints_output_above_it(tmp_path: Path):
     assert "train  \x1b" in text or "train  " in text
     assert "running" in text
     assert "succeeded 2.0 s" in text
-    assert text.rstrip().endswith("look closer: zenray run show run-1")
+    assert text.rstrip().endswith("look closer: zenray run show run-1 --stack here")
 
 
 def test_a_fully_cached_run_on_a_terminal_does_not_import_rich():

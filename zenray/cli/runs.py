@@ -236,7 +236,7 @@ def stop(
 
 
 @app.command()
-def explain(run: RunArgument, step: StepArgument = None, stack: StackOption = None) -> None:
+def explain(run: RunArgument = "latest", step: StepArgument = None, stack: StackOption = None) -> None:
     """Say for each step why it ran, down to the function that was edited, or where its result came from."""
     from zenray.cli.explanation import Explainer
 
