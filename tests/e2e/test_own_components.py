@@ -71,8 +71,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / ".zenrayignore").write_text((EXAMPLE / ".zenrayignore").read_text())
     stacks = tmp_path / "stacks"
     stacks.mkdir()
-    text = (EXAMPLE / "stacks" / "own.yaml").read_text()
-    (stacks / "own.yaml").write_text(text.replace("/tmp/own-components", str(tmp_path / "shelf")))
+    (stacks / "own.yaml").write_text((EXAMPLE / "stacks" / "own.yaml").read_text())
     return tmp_path
 
 
@@ -110,6 +109,11 @@ def test_an_installed_materializer_tracker_and_store_serve_a_run(project: Path, 
     assert list((project / "shelf" / "packs").rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize("name", ["shelf/packs/x", "runs.jsonl"])
+def test_git_ignores_what_a_run_of_the_example_writes(name: str) -> None:
+    subprocess.run(["git", "check-ignore", "--quiet", name], cwd=EXAMPLE, check=True)
+
+
 def test_the_installed_materializer_is_listed_with_its_entry_point(project: Path, installed: Path) -> None:
     shown = call(project, installed, "-m", "zenray", "materializer", "list").stdout
     assert "own_components.polynomial.Polynomial" in shown
@@ -121,6 +125,7 @@ def test_a_stack_of_nothing_but_own_components_runs_the_example(project: Path, i
     assert "2 succeeded" in shown.stdout + shown.stderr
     lines = tracked(project)
     assert [line["event"] for line in lines][-1] == "end"
+    assert list((project / "shelf" / "packs").rglob("*.jsonl"))  # in the repository
     assert any(line["event"] == "step" for line in lines)  # from the step's own process
     again = call(project, installed, "-m", "zenray", "submit", "flow.py", "--stack", "own")
     assert "all 2 steps were cached" in again.stdout + again.stderr

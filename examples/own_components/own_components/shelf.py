@@ -1,10 +1,14 @@
-"""A store protocol: ``shelf:///some/folder`` is a folder of this machine, under a scheme of its own.
+"""A store protocol: ``shelf:///some/folder`` is a folder of this machine, ``shelf://folder`` one of the repository.
 
 Anything that follows fsspec's protocol will do. ZenRay uses a handful of calls (open, info, pipe_file, cat_file, find,
 put_file, rm_file); ``zenray.testing.StoreContract`` tries them all.
 """
 
+from pathlib import Path
+
 from fsspec.implementations.local import LocalFileSystem
+
+from zenray.settings import find_repository
 
 
 class ShelfFileSystem(LocalFileSystem):
@@ -14,7 +18,8 @@ class ShelfFileSystem(LocalFileSystem):
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
-        return super()._strip_protocol(path.removeprefix("shelf://"))
+        # An absolute path, which also comes here, stays as it is.
+        return super()._strip_protocol(str((find_repository() or Path.cwd()) / path.removeprefix("shelf://")))
 
     def unstrip_protocol(self, name: str) -> str:
         """Return the URL of a path."""
