@@ -45,6 +45,14 @@ _SCHEMES = {
     "mysql": "mysql", "mysql+pymysql": "mysql", "mariadb": "mysql", "mariadb+pymysql": "mysql",
     "mlflow": "mlflow", "wandb": "wandb",
 }  # fmt: skip
+_MODULES = {
+    "s3fs": "s3", "gcsfs": "gcs", "adlfs": "azure",
+    "psycopg": "postgres", "pymysql": "mysql",
+    "sklearn": "sklearn", "skops": "sklearn", "torch": "torch", "safetensors": "torch",
+    "polars": "polars", "pandas": "pandas", "xgboost": "xgboost", "lightgbm": "lightgbm",
+    "transformers": "huggingface", "datasets": "huggingface",
+    "mlflow": "mlflow", "wandb": "wandb", "kubernetes": "kubernetes",
+}  # fmt: skip
 # Distributions that bring the same modules: installing both would overwrite one with the other.
 _STAND_INS = {"xgboost": "xgboost-cpu", "mlflow-skinny": "mlflow", "psycopg-binary": "psycopg-c"}
 
@@ -74,6 +82,11 @@ def for_url(url: str) -> str | None:
     A database URL that names a driver of its own (``postgresql+asyncpg``) needs none.
     """
     return _SCHEMES.get(url.partition("://")[0].lower() if "://" in url else "")
+
+
+def for_module(module: str) -> str | None:
+    """Return the integration that brings a top-level module, where it is one that steps import."""
+    return _MODULES.get(module.partition(".")[0])
 
 
 def find(name: str) -> Integration:

@@ -292,6 +292,20 @@ def parse(path: Path, text: str, root: Path | None = None) -> StackFile:
     return found
 
 
+def collection(text: str) -> Json:
+    """Return the list or mapping that a text is in YAML when it begins like one; any other text as it stands."""
+    import yaml
+
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        _check_shape(text, Path("option"))
+        found: Json = yaml.safe_load(text)
+    except (yaml.YAMLError, ConfigError, ValueError, RecursionError):
+        return text
+    return found
+
+
 def _check_shape(text: str, path: Path) -> None:
     """Refuse aliases, and lists within lists without end, before anything is built: a few lines can fill the memory."""
     import yaml

@@ -15,6 +15,7 @@ from zenray.annotations import classes_in, fits
 from zenray.checks import validate
 from zenray.errors import ClusterError, DefinitionError, NotFoundError, StepFailed, shown, suggest
 from zenray.head import is_elsewhere
+from zenray.integrations import for_module
 from zenray.jobs import Call, Job, Order, submit
 from zenray.materializer import main_module_name, register_repository
 from zenray.model import Json
@@ -199,7 +200,9 @@ def import_file(path: Path) -> Any:
     except DefinitionError:
         raise
     except (Exception, SystemExit) as exc:
-        raise DefinitionError(f"{path} cannot be imported: {type(exc).__name__}: {exc}") from exc
+        needed = for_module(exc.name or "") if isinstance(exc, ModuleNotFoundError) else None
+        advice = f"; run `zenray integration install {needed}`" if needed else ""
+        raise DefinitionError(f"{path} cannot be imported: {type(exc).__name__}: {exc}{advice}") from exc
     return module
 
 

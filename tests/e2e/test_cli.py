@@ -258,6 +258,13 @@ def test_a_file_that_cannot_be_imported_shows_the_users_traceback(zenray):
     assert "importlib" not in done.stderr
 
 
+def test_a_missing_package_of_an_integration_says_what_installs_it(zenray):
+    zenray.write("broken_flow.py", "import sys\nsys.modules['polars'] = None\nimport polars\n")
+    assert "run `zenray integration install polars`" in zenray("submit", "broken_flow.py", code=2).stderr
+    zenray.write("broken_flow.py", "import nowhere_to_be_found\n")
+    assert "integration install" not in zenray("submit", "broken_flow.py", code=2).stderr
+
+
 def test_a_syntax_error_shows_the_line(zenray):
     zenray.write("broken_flow.py", "x = 1\ndef f(:\n")
     done = zenray("submit", "broken_flow.py", code=2)

@@ -5,10 +5,12 @@ The metadata of ``zenray`` that these tests go by lies in a folder of their own,
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,17 @@ def command(place: Path, *words: str, **variables: str) -> "subprocess.Completed
         stdin=subprocess.DEVNULL,
         check=False,
     )
+
+
+def test_every_module_that_is_known_comes_from_an_integrations_packages() -> None:
+    owners = metadata.packages_distributions()
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for module, name in integrations._MODULES.items():
+        lines = [re.split(r"[\[>]", line)[0] for line in declared[name]]
+        stand_ins = [integrations._STAND_INS[line] for line in lines if line in integrations._STAND_INS]
+        assert {module, *owners.get(module, ())} & {*lines, *stand_ins}, module
+        assert integrations.for_module(f"{module}.part") == name
+    assert integrations.for_module("nowhere") is None
 
 
 def test_every_integration_is_an_extra_of_the_distribution_and_the_other_way_round() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import make_url
 
 from zenray import checks, profile, settings, stack
+from zenray.cli.stacks import _value as option_value
 from zenray.errors import ConfigError, NotFoundError
 from zenray.profile import active_stack
 from zenray.store.read_cache import ReadCache
@@ -34,6 +35,28 @@ experiment_tracker: {flavor: mlflow, tracking_uri: http://mlflow:5000}
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[S3_KEY, S3_SECRET]", ["S3_KEY", "S3_SECRET"]),
+        ('["${env:A}"]', ["${env:A}"]),
+        ("{X-Name: '${env:VALUE}'}", {"X-Name": "${env:VALUE}"}),
+        ("{a: {b: 1}}", {"a": {"b": 1}}),
+        ("${env:TOKEN}", "${env:TOKEN}"),
+        ("[::1]:80", "[::1]:80"),
+        ("[&a x, *a]", "[&a x, *a]"),
+        ("[" * 1000, "[" * 1000),
+        ("5", 5),
+        ("true", True),
+        ("yes", "yes"),
+        ("null", "null"),
+        ("a: b", "a: b"),
+    ],
+)
+def test_an_options_text_is_yaml_where_it_begins_as_a_list_or_mapping(text, value):
+    assert option_value(text) == value
 
 
 @pytest.fixture(autouse=True)

@@ -352,13 +352,15 @@ def _with_options(
 
 
 def _value(raw: str) -> Any:
-    """Read an option's text as JSON where it is a number, a truth value, a list or a mapping; else it is text."""
+    """Read an option as JSON where it is a number or a truth value, else as a list or mapping; else it is text."""
     import json
+
+    from zenray.stack import collection
 
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        return raw
+        return collection(raw)
     return raw if isinstance(found, str) or found is None else found
 
 
