@@ -25,6 +25,7 @@ from zenray.futures import Artifact
 from zenray.graph import Graph
 from zenray.journal import Journal, Observer, RecordWriter, StepState
 from zenray.launcher import Launcher
+from zenray.limits import CANCELLED_LOG_S
 from zenray.lookup import POLL_S, CacheReader, Lookup, Sorted
 from zenray.metadata.records import ArtifactRecord, CacheEntry, Change, ClaimEnd
 from zenray.model import AttemptResult, Failure, Manifest, Resources, Status, StepCall
@@ -155,14 +156,20 @@ class Coordinator:
         self._lock.release()
         with suppress(KeyboardInterrupt):  # a second one asks not to wait
             self._launcher.cancel(is_forced=False)
-            deadline = time.monotonic() + CANCEL_GRACE_S
+            is_remote = self._store.local_path("") is None  # then their logs have to be sent
+            deadline = time.monotonic() + CANCEL_GRACE_S + (CANCELLED_LOG_S if is_remote else 0.0)
             with self._lock:
                 while self._in_flight.total() and time.monotonic() < deadline and not self._launcher.is_blocking:
                     self._news.wait(0.05)
         self._launcher.cancel(is_forced=True)
         with self._lock:
+            while self._results:  # the engine's thread may have had no turn since they came
+                self._take(self._results.popleft())
             for name in self._graph.cancel():
-                self._end(self.steps[name], Status.CANCELLED)
+                state = self.steps[name]
+                if state.attempt > state.recorded:
+                    self._take_failure(state, _ended(state, self.run_id))
+                self._end(state, Status.CANCELLED)
         self._move()
 
     def stop(self, reason: str) -> bool:
@@ -572,6 +579,11 @@ class Coordinator:
             state.started_at = state.ended_at
         self._journal.step(state, changes)
         self._observer.on_step(state)
+
+
+def _ended(state: StepState, run_id: str) -> AttemptResult:
+    failure = Failure("cancelled", RunCancelled.__name__, "it did not stop when it was told, so its process was ended")
+    return AttemptResult(f"{run_id}/{state.name}", state.attempt, failure=failure)
 
 
 def _impossible(step_run_id: str, attempt: int, exc: ZenRayError) -> AttemptResult:

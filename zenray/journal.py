@@ -52,6 +52,7 @@ class StepState:
     brought: frozenset[str] = frozenset()  # digests of code that may come in as methods of instances, with literals
     heritage: frozenset[str] = frozenset()  # the same, of what may go out
     attempt: int = 0
+    recorded: int = 0  # the last attempt of which is recorded what came of it
     lost_workers: int = 0
     outputs: tuple[Manifest, ...] = ()
     failure: Failure | None = None
@@ -135,6 +136,7 @@ class Journal:
 
     def attempt(self, state: StepState, result: AttemptResult, status: Status) -> None:
         """Record what came of an attempt."""
+        state.recorded = result.attempt
         self._writer.record(
             AttemptRecord(
                 run_id=self._run_id,

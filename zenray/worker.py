@@ -29,7 +29,7 @@ from zenray.annotations import describe, fits, outputs_of
 from zenray.context import StepContext, TrackerLink, entered
 from zenray.errors import MaterializerError, OutputError, StoreError, shown
 from zenray.files import File, Folder
-from zenray.limits import Limit, can_limit, time_limit
+from zenray.limits import CANCELLED_LOG_S, Limit, can_limit, time_limit
 from zenray.materializer import active_table
 from zenray.model import AttemptResult, Failure, Json, Manifest, Slot, StepCall
 from zenray.raised import cut, describe_failure
@@ -40,7 +40,6 @@ from zenray.threads import Threads
 
 SLOW_UNIT_S = 0.05  # a unit of several calls gives back what it has not begun after this long
 WRITES_AT_ONCE = 16  # artifacts and logs on their way to a remote store, for one process
-CANCELLED_LOG_S = 0.5  # how long a step that was cancelled waits for its log to be sent
 
 Write = Callable[[float | None], Any]  # waits for a write that was begun, TimeoutError after so many seconds
 

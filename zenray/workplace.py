@@ -24,6 +24,7 @@ from typing import Any
 from zenray.errors import DefinitionError, StoreError
 from zenray.fingerprint import CodePart, Fingerprint, Fingerprints, fingerprint
 from zenray.fingerprint.origin import Origin, origin_of_module
+from zenray.limits import let_interrupts_wake
 from zenray.materializer import module_name_of, registry, use_table
 from zenray.model import AttemptResult, CodeRef, JobContext, Json, StepCall
 from zenray.raised import describe_failure
@@ -141,6 +142,7 @@ class Workplace:
                 call.step_run_id, call.attempt, failure=failure, started_at=now, ended_at=now, worker=self._name
             )
             return Attempt(failed)
+        let_interrupts_wake()
         with _restored(), self._fingerprints.kept() as doubts:
             attempt = begin_step(call, known.function, self._store, worker=self._name, tracker=self._tracker)
         return attempt.doubted(known.doubt, doubts) if known.doubt or doubts else attempt

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,7 @@ def failing():
 
 @step
 def slow(seconds: float) -> float:
+    print("slept too little", flush=True)
     time.sleep(seconds)
     return seconds
 
@@ -156,7 +158,7 @@ def run_id_in(text: str) -> str:
     return found[0]
 
 
-def recorded(project: Project, run_id: str) -> dict[str, object]:
+def recorded(project: Project, run_id: str) -> dict[str, Any]:
     words = ["run", "show", run_id, "--stack", "prod", "--json"]
     return dict(json.loads(project.call(*words, TEST_DB_PASSWORD=PASSWORD).stdout))
 
@@ -222,13 +224,16 @@ def test_a_step_that_fails_gives_its_traceback_and_code_1_and_a_wrong_parameter_
     assert "has no parameter 'n'" in refused
 
 
-def test_ctrl_c_stops_the_job_and_the_run_is_recorded_as_cancelled(project: Project) -> None:
+def test_ctrl_c_stops_the_job_and_what_the_cancelled_run_did_is_recorded(project: Project) -> None:
     client = project.start("-m", "zenray", "submit", "flow.py:sleeping", "--stack", "prod")
-    run_id = run_id_in(told(client, "slow  running"))
+    run_id = run_id_in(told(client, "slept too little"))
     client.send_signal(signal.SIGINT)
     done = project.ended(client, 130)
     assert f"cancelled: run {run_id} was cancelled" in done.stderr
     assert recorded(project, run_id)["status"] == "cancelled"
+    words = ("run", "logs", run_id, "slow", "--stack", "prod")
+    assert project.call(*words, TEST_DB_PASSWORD=PASSWORD).stdout == "slept too little\n"
+    assert [s["attempts"] for s in recorded(project, run_id)["steps"]] == [1]
 
 
 def test_a_job_that_never_begins_is_left_to_the_cluster_at_ctrl_c(project: Project) -> None:
