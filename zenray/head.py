@@ -59,6 +59,7 @@ class Head:
         self.options = options
         self._url = url.rstrip("/")
         token = _token(options.get("token"))
+        self.has_token = bool(token)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._headers |= {name: str(value) for name, value in options.get("headers", {}).items()}
         self._secrets = {token, *secrets_of(url), *secrets_of(options)}

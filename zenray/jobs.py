@@ -9,6 +9,7 @@ orchestrator.
 
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Any, TextIO
 
 from zenray import bundle
 from zenray.errors import ClusterError, ConfigError, DefinitionError, RunCancelled
-from zenray.head import RAYS_OWN, Head, NoAnswerError
+from zenray.head import RAYS_OWN, Head, NoAnswerError, is_elsewhere
 from zenray.masking import masked_url
 from zenray.model import Json
 from zenray.profile import called
@@ -35,6 +36,7 @@ USUAL_START_S = 10.0  # after that it is said what a job waits for
 PENDING_STOP_S = 5.0  # Ray stops no job before it has begun
 STOP_S = 30  # what a run has to close its records before Ray kills it; by itself Ray gives it 3 s
 MAX_COMMAND = 100_000  # characters: Linux takes 128 KiB in one word
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 FAILED, USAGE, CANCELLED = 1, 2, 130  # exit codes of the command line
 
@@ -104,6 +106,36 @@ class Job:
                     raise RunCancelled(f"run {self.run_id} is being stopped by the cluster") from exc
                 interrupt = exc
                 follower.say(f"run {self.run_id} is being stopped; Ctrl-C again leaves that to the cluster")
+
+    def standing(self) -> str:
+        """Return how a job stands that has recorded no run, for people."""
+        info = self.head.job(self.run_id)
+        lines = [n for n in str(info.get("message") or "").splitlines() if any(c.isalnum() for c in n)]
+        why = f": {lines[-1].strip()}" if lines else ""  # of a job that failed, what it has printed last
+        if info["status"] in _ENDED:
+            return f"run {self.run_id} never began, its job on {self.head.url} has {info['status'].lower()}{why}"
+        if info["status"] == "PENDING":
+            return f"run {self.run_id} is submitted to {self.head.url} and has not begun{why}"
+        return f"run {self.run_id} is submitted to {self.head.url}; its job is starting and has recorded nothing yet"
+
+    def end(self, wait_s: float) -> bool:
+        """Have the job stopped and wait for its end; False for one not begun, which the cluster ends when it begins.
+
+        Raises ClusterError where it goes on for longer.
+        """
+        began_at, is_stopped = time.monotonic(), False
+        while True:
+            is_stopped = is_stopped or self.head.stop(self.run_id)
+            status = self.head.job(self.run_id)["status"]
+            waited_s = time.monotonic() - began_at
+            if status in _ENDED or (is_stopped and status == "PENDING" and waited_s > PENDING_STOP_S):
+                return status in _ENDED
+            if waited_s > wait_s:
+                raise ClusterError(
+                    f"the job of run {self.run_id} was asked to stop {wait_s:g} s ago and is {status.lower()} still; "
+                    f"look again with `zenray run show {self.run_id} --stack {self.stack}`"
+                )
+            time.sleep(POLL_S)
 
     def _exit_code(self, info: Mapping[str, Any], interrupt: KeyboardInterrupt | None) -> int:
         code = info.get("driver_exit_code")
@@ -206,6 +238,20 @@ class _Follower:
         return None
 
 
+def job_of(run_id: str, stack: Stack) -> Job | None:
+    """Return the job of a run that is not recorded; None where the stack's orchestrator has no such job."""
+    if not is_elsewhere(stack.orchestrator) or not _RUN_ID.fullmatch(run_id):
+        return None
+    job = Job(Head(stack.orchestrator, stack.orchestrator_options), run_id, stack.name)
+    try:
+        job.head.job(run_id)
+    except NoAnswerError:
+        raise
+    except ClusterError:
+        return None
+    return job
+
+
 def submit(file: StackFile, call: Call, order: Order) -> Job:
     """Send the repository of a file to the stack's cluster and start a run there; returns when the job is taken.
 
@@ -252,8 +298,8 @@ def _start(job: Job, request: Mapping[str, Any]) -> None:
             if not isinstance(exc, NoAnswerError):
                 raise exc from None
             raise ClusterError(
-                f"{exc} Run {job.run_id} may have been started all the same: look with `ray job status {job.run_id} "
-                f"--address {job.head.url}` or `zenray run show {job.run_id} --stack {job.stack}` before you run again"
+                f"{exc} Run {job.run_id} may have been started all the same: look with `zenray run show {job.run_id} "
+                f"--stack {job.stack}` before you run again"
             ) from missing
 
 

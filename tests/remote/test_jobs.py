@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,39 @@ def test_ctrl_c_stops_the_job_and_what_the_cancelled_run_did_is_recorded(project
     assert [s["attempts"] for s in recorded(project, run_id)["steps"]] == [1]
 
 
+def test_a_run_that_was_only_submitted_is_shown_and_stopped_by_its_job(project: Project) -> None:
+    file = project.folder / "stacks" / "queued.yaml"
+    text = (project.folder / "stacks" / "prod.yaml").read_text()
+    file.write_text(text.replace("  token:", "  entrypoint_num_cpus: 100\n  token:"))
+    words = ("--stack", "queued")
+    submitted = project.call("submit", "flow.py:telling", *words, "--detach")
+    run_id = submitted.stdout.strip()
+    assert f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN=... ray job logs --follow {run_id} --address" in submitted.stderr
+    for verb in ("show", "logs"):
+        shown = project.call("run", verb, run_id, *words, code=2, TEST_DB_PASSWORD=PASSWORD)
+        assert f"run {run_id} is submitted to" in shown.stderr
+        assert "has not begun" in shown.stderr
+    stopped = project.call("run", "stop", run_id, *words, TEST_DB_PASSWORD=PASSWORD).stdout
+    assert stopped.startswith((f"run {run_id} has not begun; the cluster ends it", f"run {run_id} never began"))
+    file.unlink()
+
+
+def test_a_run_is_stopped_right_after_it_was_submitted(project: Project, head: Head) -> None:
+    run_id = project.call("submit", "flow.py:sleeping", "--stack", "prod", "--detach").stdout.strip()
+    project.call("run", "stop", run_id, "--stack", "prod", TEST_DB_PASSWORD=PASSWORD)
+    assert json.loads(head.ask(f"/api/jobs/{run_id}"))["status"] == "STOPPED"
+
+
+def test_a_job_that_failed_before_its_run_began_is_shown_with_why(project: Project, head: Head) -> None:
+    words = ("--stack", "prod", "-p", "n=1", "--detach")
+    run_id = project.call("submit", "flow.py:failing", *words).stdout.strip()
+    while json.loads(head.ask(f"/api/jobs/{run_id}"))["status"] in ("PENDING", "RUNNING"):
+        time.sleep(0.2)
+    shown = project.call("run", "show", run_id, "--stack", "prod", code=2, TEST_DB_PASSWORD=PASSWORD).stderr
+    assert f"run {run_id} never began" in shown
+    assert "has no parameter 'n'" in shown
+
+
 def test_a_job_that_never_begins_is_left_to_the_cluster_at_ctrl_c(project: Project) -> None:
     file = project.folder / "stacks" / "waiting.yaml"
     text = (project.folder / "stacks" / "prod.yaml").read_text()
@@ -282,7 +316,9 @@ def test_a_job_that_may_have_begun_is_named_with_how_to_look(project: Project, h
     far.lost_answer_to, far.http_status, far.http_only = b"POST /api/jobs/ ", 503, b"GET /api/jobs/"
     failed = project.call("submit", "flow.py:telling", "--stack", "far", code=1).stderr
     run_id = run_id_in(failed)
-    assert f"Run {run_id} may have been started all the same: look with `ray job status {run_id} --address" in failed
+    assert (
+        f"Run {run_id} may have been started all the same: look with `zenray run show {run_id} --stack far`" in failed
+    )
     assert json.loads(head.ask(f"/api/jobs/{run_id}"))["submission_id"] == run_id
 
 

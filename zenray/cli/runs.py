@@ -14,6 +14,7 @@ from zenray.cli.details import show_step
 from zenray.cli.output import JsonOption, StackOption, duration_text, fields, new_app, print_json, table, time_text
 
 if TYPE_CHECKING:
+    from zenray.jobs import Job
     from zenray.metadata.records import AttemptRecord, RunRecord, StepOutput, StepRunRecord
     from zenray.views import Books, Run
 
@@ -221,6 +222,12 @@ def stop(
     if wait_s is None:
         raise typer.BadParameter(f"--timeout {timeout!r} is no duration; write it like 60 or '5min'")
     books = _books(stack)
+    job = _unbegun(run, books)
+    if job is not None:
+        has_ended = job.end(wait_s)
+        if _unbegun(run, books) is not None:
+            typer.echo(job.standing() if has_ended else f"run {run} has not begun; the cluster ends it when it does")
+            return
     run_id = _find(run, books).run_id
     is_asked = books.ledger.ask_to_stop(run_id, owner_name().rpartition(":")[0])
     give_up_at = time.monotonic() + wait_s
@@ -262,9 +269,30 @@ def _books(stack: str | None) -> "Books":
 
 
 def _find(run: str, books: "Books") -> "Run":
+    from zenray.errors import NotFoundError
+    from zenray.jobs import job_of
     from zenray.views import find_run
 
-    return find_run(run, books)
+    try:
+        return find_run(run, books)
+    except NotFoundError:
+        job = job_of(run, books.stack)
+        if job is None:
+            raise
+    raise NotFoundError(job.standing())
+
+
+def _unbegun(run: str, books: "Books") -> "Job | None":
+    """Return the job of a run that was submitted to a cluster elsewhere, and has recorded nothing."""
+    from zenray.errors import NotFoundError
+    from zenray.jobs import job_of
+    from zenray.views import find_run
+
+    try:
+        find_run(run, books)
+    except NotFoundError:
+        return job_of(run, books.stack)
+    return None
 
 
 def _check_pipeline(name: str, known: list[str]) -> None:

@@ -68,5 +68,6 @@ def _submit_elsewhere(file: "StackFile", target: str, texts: list[str], *, use_c
     typer.echo(job.run_id)
     note(f"run {job.run_id} is submitted to {job.head.url}")
     note(f"look at it: zenray run show {job.run_id} --stack {job.stack}")
-    note(f"follow it:  ray job logs --follow {job.run_id} --address {job.head.url}")
+    token = "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=... " if job.head.has_token else ""
+    note(f"follow it:  {token}ray job logs --follow {job.run_id} --address {job.head.url}")
     note(f"stop it:    zenray run stop {job.run_id} --stack {job.stack}")
