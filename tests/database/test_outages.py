@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.databases import Server
 from tests.servers.drivers import driver, wait_for_file
 from tests.servers.proxy import FaultProxy, fault_proxy
-from zenray import local_cluster
+from zenray import artifacts, local_cluster
 from zenray.views import get_run
 
 FLOW = """
@@ -17,16 +18,16 @@ from pathlib import Path
 from zenray import pipeline, step
 
 @step
-def train(folder: str) -> int:
+def train(folder: str) -> bytes:
     Path(folder, "trained").touch()
     while not Path(folder, "go").exists():
         time.sleep(0.05)
     time.sleep(0.2)
-    return 1
+    return bytes(100_000)
 
 @step
-def score(model: int) -> int:
-    return model + 1
+def score(model: bytes) -> int:
+    return len(model)
 
 @pipeline
 def flow(folder: str):
@@ -38,8 +39,8 @@ WAITING = "warning: waiting for the metadata store "
 class Project:
     """A pipeline and its stack, whose database lies behind a proxy; ``go`` lets the step return."""
 
-    def __init__(self, folder: Path, url: str, proxy: FaultProxy) -> None:
-        self.folder, self.url, self.proxy = folder, url, proxy
+    def __init__(self, folder: Path, server: Server, url: str, proxy: FaultProxy) -> None:
+        self.folder, self.server, self.url, self.proxy = folder, server, url, proxy
         (folder / "flow.py").write_text(FLOW)
         (folder / ".zenray").mkdir()  # a repository
         (folder / "stacks").mkdir()
@@ -76,7 +77,7 @@ def project(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     server = request.getfixturevalue(request.param)
     with server.database() as name, fault_proxy(server.port) as proxy:
-        yield Project(tmp_path, server.url(name, port=proxy.port), proxy)
+        yield Project(tmp_path, server, server.url(name, port=proxy.port), proxy)
 
 
 @pytest.fixture
@@ -86,13 +87,19 @@ def cluster(project: Project) -> Iterator[None]:
     local_cluster.down()
 
 
-def test_an_outage_is_told_and_no_step_has_succeeded_before_it_is_recorded(project: Project, cluster: None) -> None:
+def test_a_crash_of_the_database_is_told_and_no_step_has_succeeded_before_it_is_recorded(
+    project: Project, cluster: None
+) -> None:
     project.stack("local")
     with driver(project.folder, *project.words) as run:
-        project.refuse_when_trained()
-        run.wait_for(WAITING)
-        assert "succeeded" not in run.shown
-        project.proxy.heal()
+        wait_for_file(project.folder / "trained")
+        project.server.stop(is_crash=True)
+        try:
+            (project.folder / "go").touch()
+            run.wait_for(WAITING)
+            assert "succeeded" not in run.shown
+        finally:
+            project.server.start()
         assert run.end() == 0
     assert "warning: the metadata store " in run.shown
     assert "answers again, after " in run.shown
@@ -142,4 +149,25 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_database(
         assert run.end(within_s=15) == 130  # a database has 20 s for its answer
     assert "was cancelled, and its end is lost: " in run.shown
     assert "succeeded" not in run.shown
+    project.check_that_it_runs_now()
+
+
+@pytest.mark.parametrize("project", ["postgresql"], indirect=True)
+def test_a_driver_that_is_killed_while_it_waits_is_marked_lost_and_its_steps_run_again(
+    project: Project, cluster: None
+) -> None:
+    project.stack("local")
+    with driver(project.folder, *project.words) as run:
+        project.refuse_when_trained()
+        run.wait_for(WAITING)
+        run.process.send_signal(signal.SIGKILL)
+        run.end()
+    project.proxy.heal()
+    lost = get_run("latest", stack="prod")
+    assert lost.record.status == "failed"
+    assert {str(s.status) for s in lost.steps.values()} == {"failed", "skipped"}
+    for name, _, _ in lost._books.store.names("artifacts/"):
+        manifest = artifacts.read_manifest(name.rpartition("/")[2].removesuffix(".json"), lost._books.store)
+        assert manifest is not None
+        artifacts.verify(manifest, lost._books.store)
     project.check_that_it_runs_now()
