@@ -4,8 +4,7 @@ Runs in: anywhere.
 
 Two equal arrays may differ in memory: a slice's buffers go on behind its end, and up to seven of these bytes reach an
 IPC file as padding; offsets of strings and lists need not start at zero; under a null there may be anything. Where
-there are no nulls nothing large is copied here. Unions, run-end encodings, list views, and views inside of nested
-types stay as they are.
+there are no nulls nothing large is copied here. Unions, run-end encodings and list views stay as they are.
 """
 
 import functools
@@ -39,8 +38,8 @@ def canonical(array: Any) -> Any:
         return array
     if not len(array):
         return pa.nulls(0, kind)
-    if kind in _VIEWS:
-        return canonical(array.cast(_VIEWS[kind])).cast(kind)
+    if _has_views(kind):
+        return canonical(array.cast(_without_views(kind))).cast(kind)
     if pa.types.is_struct(kind):
         return _struct(array)
     is_split = array.offset % 8 or len(array) % 8  # a bitmap begins or ends within a byte
@@ -71,6 +70,30 @@ def content_bytes(array: Any) -> int:
     if pa.types.is_struct(kind):
         return sum(map(content_bytes, array.flatten()))
     return len(array) * kind.bit_width // 8 if pa.types.is_primitive(kind) else 0
+
+
+def _has_views(kind: Any) -> bool:
+    return kind in _VIEWS or any(_has_views(kind.field(i).type) for i in range(kind.num_fields))
+
+
+def _without_views(kind: Any) -> Any:
+    """Return a type with offsets in the place of views, which few of Arrow's functions know inside of others."""
+
+    def plain(field: Any) -> Any:
+        return field.with_type(_without_views(field.type))
+
+    if kind in _VIEWS or not _has_views(kind):
+        return _VIEWS.get(kind, kind)
+    if pa.types.is_struct(kind):
+        return pa.struct([plain(field) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(plain(kind.key_field), plain(kind.item_field), kind.keys_sorted)
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(plain(kind.value_field), kind.list_size)
+    if _is_one_of(_LISTS, kind):
+        make = pa.large_list if pa.types.is_large_list(kind) else pa.list_
+        return make(plain(kind.value_field))
+    return kind
 
 
 def _is_one_of(tests: Any, kind: Any) -> bool:

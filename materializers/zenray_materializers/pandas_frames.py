@@ -222,7 +222,8 @@ def _index_levels(index: Any) -> tuple[list[tuple[Any, Json]], dict[str, Json]]:
     if type(index) is pd.RangeIndex:
         return [], facts | {"range": [index.start, index.stop, index.step]}
     if isinstance(index, pd.MultiIndex):
-        levels = [encode(index.get_level_values(i).array, where=f"index level {i}") for i in range(index.nlevels)]
+        nameless = index.set_names([None] * index.nlevels)  # a name that is a number would be taken for a position
+        levels = [encode(nameless.get_level_values(i).array, where=f"index level {i}") for i in range(index.nlevels)]
         return levels, facts | {"is_multi": True}
     freq = getattr(index, "freq", None) if isinstance(index, pd.DatetimeIndex | pd.TimedeltaIndex) else None
     if freq is not None:

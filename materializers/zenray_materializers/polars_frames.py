@@ -3,7 +3,7 @@
 Runs in: anywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -15,6 +15,7 @@ from zenray_materializers.arrow import read_table, table_preview, write_table
 from zenray_materializers.preview import MAX_COLUMNS, SAMPLE_ROWS
 
 _SCHEMA = "schema.arrow"
+_FOREIGN = [pl.Object, *(getattr(pl, name) for name in ("Int128", "UInt128") if hasattr(pl, name))]
 
 
 class PolarsFrameMaterializer(Materializer):
@@ -89,9 +90,19 @@ class LazyFrameMaterializer(Materializer):
 
 def _to_arrow(frame: Any) -> Any:
     for name, dtype in frame.schema.items():
-        if dtype in (pl.Object, pl.Int128):
+        if any(part in _FOREIGN for part in _parts(dtype)):
             raise MaterializerError(f"column {name!r} has the dtype {dtype}, which Arrow cannot hold; cast or drop it")
     return frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+
+
+def _parts(dtype: Any) -> Iterator[Any]:
+    """Yield a dtype and those that it is made of."""
+    yield dtype
+    if isinstance(dtype, pl.List | pl.Array):
+        yield from _parts(dtype.inner)
+    elif isinstance(dtype, pl.Struct):
+        for field in dtype.fields:
+            yield from _parts(field.dtype)
 
 
 def _has_categories(dtype: Any) -> bool:

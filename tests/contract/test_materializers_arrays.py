@@ -67,6 +67,7 @@ def _arrow_columns(*, has_nulls: bool) -> dict[str, Any]:
         "dictionary": column(pa.string(), text).dictionary_encode(),
         "extension": pa.ExtensionArray.from_storage(pa.uuid(), column(pa.binary(16), lambda: bytes([number()]) * 16)),
         "null": pa.nulls(100),
+        "views": column(pa.list_(pa.struct({"v": pa.string_view()})), lambda: [{"v": text() * 6}, None] * 2),
     }
 
 

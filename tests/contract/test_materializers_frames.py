@@ -88,6 +88,7 @@ def _indexes() -> dict[str, Any]:
         "multi": pd.MultiIndex.from_arrays(
             [["a", "a", "b"], [1, 2, 1], pd.to_datetime(["2026"] * 3)], names=["x", None, 3]
         ),
+        "multi with numbers for names": pd.MultiIndex.from_arrays([["a", "b", "c"], [1, 2, 3]], names=[1, 0]),
         "multi of one": pd.MultiIndex.from_arrays([["a", "b", "c"]], names=["x"]),
     }
 
@@ -245,7 +246,11 @@ class TestPolarsFrame(MaterializerContract):
         }
 
     def refused(self) -> Mapping[str, Any]:
-        return {"objects": pl.DataFrame({"x": pl.Series([Plain()], dtype=pl.Object)})}
+        foreign = (pl.Int128, pl.UInt128, pl.List(pl.Int128), pl.Struct({"a": pl.UInt128}))
+        return {
+            "objects": pl.DataFrame({"x": pl.Series([Plain()], dtype=pl.Object)}),
+            **{str(dtype): pl.DataFrame(schema={"x": dtype}) for dtype in foreign},
+        }
 
     def is_equal(self, value: Any, loaded: Any) -> bool:
         return loaded.schema == value.schema and bool(loaded.equals(value))
