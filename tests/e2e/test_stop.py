@@ -73,11 +73,9 @@ def check_stopped(process: "subprocess.Popen[str]", step: str) -> None:
     assert "with `zenray run stop`" in shown
     assert "Traceback" not in shown
     run = zenray.get_run("latest")
-    assert {n: str(s.status) for n, s in run.steps.items()} == {
-        "first": "succeeded",
-        step: "cancelled",
-        "after": "cancelled",
-    }
+    statuses = {n: str(s.status) for n, s in run.steps.items()}
+    assert statuses.pop("first") in ("succeeded", "cached")  # another test may have run the same
+    assert statuses == {step: "cancelled", "after": "cancelled"}
     assert not run.steps[step].outputs
 
 
