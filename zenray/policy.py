@@ -47,8 +47,8 @@ def _was_ended(state: StepState, now: float) -> bool:
             return ENDED_MARK in log.read()
     except OSError:
         timeout_s = state.step.settings.timeout_s
-        ends = [] if timeout_s is None else [state.launched_at + timeout_s]
-        return now >= min(filter(None, [*ends, deadline_at(state)]), default=now) + GRACE_S
+        ends = (None if timeout_s is None else state.launched_at + timeout_s, deadline_at(state))
+        return now >= min(end for end in ends if end is not None) + GRACE_S
 
 
 def with_left_log(state: StepState, result: AttemptResult) -> AttemptResult:
@@ -76,9 +76,8 @@ def pause_s(state: StepState, failure: Failure, now: float) -> float | None:
         return None
     tries = state.attempt - state.lost_workers
     pause: float = min(settings.retry_delay_s * 2.0 ** (tries - 1), MAX_PAUSE_S) * random.uniform(1, 1.25)
-    if settings.deadline_s is not None and now + pause >= (state.begun_at or now) + settings.deadline_s:
-        return None
-    return pause
+    until = deadline_at(state)
+    return None if until is not None and now + pause >= until else pause
 
 
 def final(state: StepState, failure: Failure) -> Failure:
